@@ -1,0 +1,173 @@
+"""Trace a network once into a ChannelGraph, by sending channel labels through its forward pass.
+
+Every position of every parameter axis carries a label. A convolution gives its output channels the
+labels of its weight's axis 0 and ties the labels of its input to axis 1; additions tie the labels
+of their operands; flatten, concatenation and the like move labels as they move values. Ties are
+edges of a graph whose connected components are the units that can be removed. What is unknown ties
+its labels to FIXED, so an exotic operation costs its own channels and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pruning.graph import ChannelGraph, Group, Layer
+from pruning.labels import FIXED, Key, Recorder, tensors_in
+from pruning.surgery import cut
+
+
+def trace(model: nn.Module, input_shape: Sequence[int]) -> ChannelGraph:
+    """Trace `model` (left untouched) on one input of shape [C, H, W] and check the result.
+
+    Groups that the network's own code cannot run with fewer channels end up in `fixed`.
+    """
+    shape = tuple(input_shape)
+    with _eval_mode(model):
+        try:
+            recorder = _record(model, shape, "meta")
+        except (NotImplementedError, RuntimeError):
+            recorder = _record(model, shape, "cpu")
+        graph = _graph(recorder, shape)
+        broken = _groups_that_break(model, graph)
+        while broken:
+            for name in broken:
+                recorder.fix_producer(name, "its code needs this channel count")
+            graph = _graph(recorder, shape)
+            broken = _groups_that_break(model, graph)
+    return graph
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _record(model: nn.Module, shape: tuple[int, ...], device: str) -> Recorder:
+    state = {
+        name: torch.empty_like(tensor, device=device)
+        if device == "meta"
+        else tensor.detach().to(device)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    recorder = Recorder(state, frozenset(name for name, _ in model.named_parameters()))
+    images = torch.zeros(2, *shape, device=device)
+    recorder.start(images)
+    with torch.no_grad(), recorder:
+        output = functional_call(model, state, (images,))
+    for tensor in tensors_in(output):
+        recorder.fix(tensor, "output of the network")
+    return recorder
+
+
+def _groups_that_break(model: nn.Module, graph: ChannelGraph) -> list[str]:
+    """Names of groups without which the forward pass fails (a size written into the code)."""
+    narrow = [np.arange(max(1, group.units // 2)) for group in graph.groups]
+    if _runs(model, graph, narrow):
+        return []
+    full = graph.full_keep()
+    broken = [
+        group.name
+        for i, group in enumerate(graph.groups)
+        if not _runs(model, graph, [*full[:i], narrow[i], *full[i + 1 :]])
+    ]
+    return broken or [group.name for group in graph.groups]
+
+
+def _runs(model: nn.Module, graph: ChannelGraph, keep: Sequence[np.ndarray]) -> bool:
+    try:
+        slim = cut(model, graph, tuple(keep)).cpu()
+        with torch.no_grad():
+            slim(torch.zeros(2, *graph.input_shape))
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def _graph(record: Recorder, input_shape: tuple[int, ...]) -> ChannelGraph:
+    ties = [*record.ties, *((a, torch.zeros_like(a)) for a, _ in record.fixes)]
+    unit = _components(record, ties)
+    axes = {key: unit[labels.numpy()] for key, labels in record.axes.items()}
+    groups, flat = _groups(axes, record.layers, unit[FIXED])
+    return ChannelGraph(
+        input_shape=input_shape,
+        groups=groups,
+        layers=tuple(record.layers),
+        axes={key: flat[units] for key, units in axes.items()},
+        shapes=record.shapes,
+        parameters=record.parameters,
+        fixed=_reasons(record, axes, flat),
+    )
+
+
+def _components(record: Recorder, ties: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
+    a = np.concatenate([[FIXED], *(x.numpy() for x, _ in ties)])
+    b = np.concatenate([[FIXED], *(y.numpy() for _, y in ties)])
+    matrix = coo_matrix((np.ones(len(a), dtype=bool), (a, b)), shape=(record.count, record.count))
+    return connected_components(matrix, directed=False)[1]
+
+
+def _reasons(record: Recorder, axes: dict[Key, np.ndarray], flat: np.ndarray) -> dict[str, str]:
+    local = _components(record, record.ties)
+    why: dict[int, str] = {}
+    for labels, reason in record.fixes:
+        for component in np.unique(local[labels.numpy()]):
+            why.setdefault(int(component), reason)
+    fixed = {}
+    for layer in record.layers:
+        stays = flat[axes[layer.weight, 0]] == flat.max()
+        if stays.any():
+            component = int(local[record.axes[layer.weight, 0][int(stays.argmax())]])
+            reason = why.get(component, "tied to channels that must stay")
+            part = "" if stays.all() else f"{stays.sum()} of {len(stays)} channels: "
+            fixed[layer.name] = part + reason
+    return fixed
+
+
+def _groups(
+    axes: dict[Key, np.ndarray], layers: list[Layer], fixed: int
+) -> tuple[tuple[Group, ...], np.ndarray]:
+    """Units that occur in the same axes, equally often, make a group."""
+    occurs: dict[int, list[tuple[int, int]]] = {}
+    for i, units in enumerate(axes.values()):
+        for unit, times in zip(*np.unique(units, return_counts=True), strict=True):
+            occurs.setdefault(int(unit), []).append((i, int(times)))
+    occurs.pop(int(fixed), None)
+    flat = np.full(max((int(units.max()) for units in axes.values()), default=0) + 1, -1)
+    members: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    named: dict[tuple[tuple[int, int], ...], tuple[str, int]] = {}
+    for layer in layers:
+        units, first = np.unique(axes[layer.weight, 0], return_index=True)
+        for unit in units[np.argsort(first)]:
+            signature = tuple(occurs.get(int(unit), ()))
+            if signature and unit not in members.setdefault(signature, []):
+                members[signature].append(int(unit))
+                times = int((axes[layer.weight, 0] == unit).sum())
+                named.setdefault(signature, (layer.name, times))
+    groups: list[Group] = []
+    taken: dict[str, int] = {}
+    count = 0
+    for signature, (name, granularity) in named.items():
+        units_of = members[signature]
+        if len(units_of) < 2:
+            continue
+        taken[name] = taken.get(name, 0) + 1
+        suffix = f"#{taken[name]}" if taken[name] > 1 else ""
+        groups.append(Group(name + suffix, len(units_of) * granularity, granularity))
+        flat[units_of] = np.arange(count, count + len(units_of))
+        count += len(units_of)
+    flat[flat < 0] = count
+    return tuple(groups), flat
