@@ -1,0 +1,132 @@
+"""One-file models: weights and all that is needed to build the network again, as safetensors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning import surgery, uri, zoo
+from pruning.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a file says about its model.
+
+    `model` and `args` name the base network for `zoo.resolve`; `widths` are the channels kept per
+    group, `digest` is that of the base's ChannelGraph. `input_shape` is (C, H, W); `mean` and `std`
+    normalise pixels in 0..1. `extra` is any JSON.
+    """
+
+    model: str
+    args: dict[str, Any]
+    input_shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    widths: dict[str, int]
+    digest: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelInfo:
+        """TypeError or ValueError if a field is missing, foreign or of another type."""
+        data = json.loads(text)
+        for name in ("input_shape", "mean", "std"):
+            data[name] = tuple(data[name])
+        return cls(**data)
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], info: ModelInfo) -> None:
+    """Write a model, pruned or not, to one file at a local path or pyarrow.fs URI, atomically."""
+    tensors = {
+        # a copy each: safetensors refuses tensors that share memory
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    uri.write_tensors(path, tensors, {"slimfront": str(FORMAT), "info": info.to_json()})
+
+
+def load(
+    path: str | os.PathLike[str], *, trust: bool = False, base: nn.Module | None = None
+) -> nn.Module:
+    """The model of a file, on the CPU in eval mode, with its ModelInfo as `.slimfront`.
+
+    The network is built by name, so a factory outside zoo, torchvision and timm needs `trust`, or
+    else the whole network as `base` (left untouched). UserError for files that do not fit.
+    """
+    state, metadata = uri.read_tensors(path)
+    about = _info(metadata, path)
+    if base is None:
+        with torch.random.fork_rng(devices=[]):  # initial weights must not cost the caller's seed
+            skeleton = zoo.resolve(about.model, about.args, trust=trust)
+    else:
+        skeleton = copy.deepcopy(base)
+    _check_shapes(skeleton, state, about, path)
+    try:
+        model = surgery.resize(skeleton, state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit {about.model} ({error}); save it again") from error
+    setattr(model, "slimfront", about)  # noqa: B010  nn.Module types its attributes as modules
+    return model.eval()
+
+
+def info(path: str | os.PathLike[str]) -> ModelInfo:
+    """What a model file says about itself, without reading its weights."""
+    return _info(uri.read_metadata(path), path)
+
+
+def _info(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> ModelInfo:
+    version = metadata.get("slimfront")
+    if version is None:
+        raise UserError(
+            f"{path} holds weights only, not a slimfront model; name it as model.weights instead"
+        )
+    if version != str(FORMAT):
+        raise UserError(f"{path} has format {version}, this reads {FORMAT}; upgrade slimfront")
+    try:
+        return ModelInfo.from_json(metadata["info"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has damaged metadata ({error}); save it again") from error
+
+
+def _check_shapes(
+    skeleton: nn.Module, state: Mapping[str, Tensor], about: ModelInfo, path: str | os.PathLike[str]
+) -> None:
+    """UserError unless each tensor is a cut of the network's and producers have their channels."""
+    for name, whole in skeleton.state_dict().items():
+        part = state.get(name, whole)
+        channels = min(2, whole.ndim)  # later axes are the kernel's
+        smaller = all(p <= w for p, w in zip(part.shape, whole.shape, strict=False))
+        if (
+            part.ndim != whole.ndim
+            or part.shape[channels:] != whole.shape[channels:]
+            or not smaller
+        ):
+            raise UserError(
+                f"{path} has {name} of shape {list(part.shape)}, no cut of {about.model}'s "
+                f"{list(whole.shape)}; was the network changed since?"
+            )
+    rows: Counter[str] = Counter()
+    for group, width in about.widths.items():
+        rows[group.partition("#")[0]] += width  # "conv1#2" is another part of conv1's channels
+    for layer, width in rows.items():
+        weight = state.get(f"{layer}.weight")
+        if weight is None or len(weight) < width:
+            found = "no weight" if weight is None else f"{len(weight)}"
+            raise UserError(
+                f"{path} says {width} channels in {layer}, there is {found}; save it again"
+            )

@@ -1,0 +1,117 @@
+"""The contract of a pruning method: allocate, select, repair, over the same channel groups."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from pruning.cost import Cost
+from pruning.graph import ChannelGraph, Keep
+from pruning.widths import Lattice, fill
+
+State = dict[str, np.ndarray]
+"""What a method measures once per base model: named arrays, nothing else."""
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Anything that can be walked more than once and gives (images, labels) on the model's device."""
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One of a method's own numbers that a search may drive."""
+
+    low: float
+    high: float
+    default: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is being slimmed: the groups, the widths they may take, and what those cost."""
+
+    graph: ChannelGraph
+    lattice: Lattice
+
+    @cached_property
+    def cost(self) -> Cost:
+        return Cost(self.graph)
+
+
+class Method(ABC):
+    """Template of the methods; a new one states `name`, `prepare`, `scores` and `allocate`.
+
+    `scalars` are searchable; with `needs_target` the allocation also takes a MAC target, otherwise
+    the scalars alone decide, and `allocate` meets a target by moving the first of them.
+    """
+
+    name: ClassVar[str]
+    faithfulness: ClassVar[str] = "our formulation of the published idea"
+    scalars: ClassVar[Mapping[str, Scalar]] = {}
+    needs_target: ClassVar[bool] = True
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, graph: ChannelGraph, batches: Batches) -> State:
+        """Measure what the decisions need, once per base model; the model is left as it was."""
+
+    @abstractmethod
+    def scores(self, state: State, problem: Problem, **scalars: float) -> np.ndarray:
+        """Importance of every unit, float64 [units]; the highest of a group stay."""
+
+    @abstractmethod
+    def allocate(
+        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+    ) -> np.ndarray:
+        """Channels per group for at most `macs` MACs, int64 [groups], on the lattice."""
+
+    def select(self, state: State, problem: Problem, widths: np.ndarray, **scalars: float) -> Keep:
+        """Which units stay: per group the highest scores, the earlier unit at a tie."""
+        scores = self.scores(state, problem, **scalars)
+        graph = problem.graph
+        keep = []
+        for g, units in enumerate(widths // np.maximum(graph.granularity, 1)):
+            own = scores[graph.offsets[g] : graph.offsets[g + 1]]
+            keep.append(np.sort(np.argsort(-own, kind="stable")[:units]))
+        return tuple(keep)
+
+
+def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.ndarray:
+    """Widths of one threshold on `scores` (float [units]) over all groups, at most `macs` MACs.
+
+    What the lattice leaves over is filled with the next best channels.
+    """
+    order = np.argsort(-scores, kind="stable")
+    group_of = np.searchsorted(problem.graph.offsets, order, "right") - 1
+    granularity = problem.graph.granularity
+
+    def widths(count: int) -> np.ndarray:
+        kept = np.bincount(group_of[:count], minlength=len(granularity)) * granularity
+        steps = kept // problem.lattice.step * problem.lattice.step
+        whole = np.where(kept >= problem.lattice.high, problem.lattice.high, steps)
+        return np.maximum(whole, problem.lattice.low)
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if problem.cost.macs(widths(middle)) <= macs:
+            low = middle
+        else:
+            high = middle - 1
+    start = widths(low)
+    return fill(problem.cost, problem.lattice, start, macs, next_scores(scores, problem, start))
+
+
+def next_scores(scores: np.ndarray, problem: Problem, widths: np.ndarray) -> np.ndarray:
+    """Score of the first unit that each group leaves out at `widths`: float64 [groups]."""
+    graph = problem.graph
+    out = np.zeros(len(graph.groups))
+    for g, units in enumerate(widths // np.maximum(graph.granularity, 1)):
+        own = np.sort(scores[graph.offsets[g] : graph.offsets[g + 1]])[::-1]
+        out[g] = own[min(units, len(own) - 1)]
+    return out

@@ -1,0 +1,176 @@
+"""One training step, as it is or captured as a CUDA graph.
+
+Small networks are bound by the launching of kernels: replaying a whole captured step (forward,
+loss, backward, update) trains ResNet-56 about twice as fast.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from pruning.finetune import Recipe
+
+REHEARSALS = 3
+"""Steps before a capture: libraries load, algorithms are chosen, momentum is allocated."""
+
+
+class Step:
+    """Forward, loss, backward and update for one batch; runs as it is or captured.
+
+    `lr` is a tensor, so that a replay sees its changes; losses add up in `total`, on the device.
+    """
+
+    def __init__(
+        self, model: nn.Module, teacher: nn.Module | None, recipe: Recipe, device: torch.device
+    ) -> None:
+        self.model, self.teacher, self.recipe, self.device = model, teacher, recipe, device
+        self.bf16 = _wants_bf16(recipe.precision, device)
+        self.lr = torch.tensor(recipe.lr, device=device)
+        self.total = torch.zeros((), device=device)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            [
+                {"params": group, "weight_decay": decay}
+                for group, decay in _decayed(parameters, recipe)
+            ],
+            lr=self.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            fused=device.type in ("cpu", "cuda"),
+        )
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(x, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.total += loss.detach()
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        recipe = self.recipe
+        logits = self._logits(self.model, x)
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            target = F.log_softmax(self._logits(self.teacher, x) / recipe.temperature, 1)
+        ours = F.log_softmax(logits / recipe.temperature, 1)
+        # Hinton et al., 2015: T² keeps the gradient's size independent of T
+        taught = F.kl_div(ours, target, reduction="batchmean", log_target=True)
+        return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * taught
+
+    def mean_loss(self, steps: int) -> float:
+        """Mean loss of the steps since the last call."""
+        loss = self.total.item() / steps
+        self.total.zero_()
+        return loss
+
+    def rehearse(self, x: Tensor, y: Tensor) -> None:
+        """Take a few steps, then undo them in place: weights, buffers and momentum are as new."""
+        state = list(chain(self.model.parameters(), self.model.buffers()))
+        before = [t.detach().clone() for t in state]
+        for _ in range(REHEARSALS):
+            self(x, y)
+        with torch.no_grad():
+            for tensor, old in zip(state, before, strict=True):
+                tensor.copy_(old)
+            # zero momentum makes the next step equal to a first one
+            for buffers in self.optimizer.state.values():
+                if buffers.get("momentum_buffer") is not None:
+                    buffers["momentum_buffer"].zero_()
+            self.total.zero_()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        # no cache of cast weights: a capture must record the casts that its replays need
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False
+        ):
+            logits: Tensor = network(x)
+        return logits.float()
+
+
+def capture(step: Step, shape: tuple[int, ...], seed: int) -> Callable[[Tensor, Tensor], None]:
+    """The step as a CUDA graph over static inputs; the step itself where that cannot be."""
+    if step.device.type != "cuda" or not step.recipe.cuda_graph:
+        return step
+    x = torch.zeros(shape, device=step.device).contiguous(memory_format=torch.channels_last)
+    y = torch.zeros(shape[0], dtype=torch.int64, device=step.device)
+    with torch.cuda.device(step.device), seeded(seed, step.device), benchmarking(step.device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            step.rehearse(x, y)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # the outer context gives the stream back even where ending a capture fails;
+            # thread_local: other threads (a loader that pins memory) may go on meanwhile
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+            ):
+                step(x, y)
+        except RuntimeError as error:
+            torch.cuda.synchronize()
+            reason = str(error).strip().split("\n")[0]
+            warnings.warn(f"training without a CUDA graph, slower: {reason}", stacklevel=2)
+            return step
+
+    def replay(images: Tensor, labels: Tensor) -> None:
+        x.copy_(images)
+        y.copy_(labels)
+        graph.replay()
+
+    return replay
+
+
+def _wants_bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # measured: ResNet-20 trains 1.5 to 2 times faster where a CPU multiplies bf16 itself
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _decayed(parameters: list[nn.Parameter], recipe: Recipe) -> list[tuple[list[Tensor], float]]:
+    """Parameters and their weight decay; biases and BN parameters are those of one dimension."""
+    if recipe.decay_all:
+        return [(list(parameters), recipe.weight_decay)]
+    groups: list[tuple[list[Tensor], float]] = [
+        ([p for p in parameters if p.ndim > 1], recipe.weight_decay),
+        ([p for p in parameters if p.ndim <= 1], 0.0),
+    ]
+    return [group for group in groups if group[0]]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout and the like draw from `seed`; the caller's random state is untouched."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def benchmarking(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose by measurement: shapes are static here."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

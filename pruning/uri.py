@@ -1,0 +1,136 @@
+"""Read and write whole files, and safetensors, at local paths or object-store addresses."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import urllib.request
+import uuid
+from typing import IO
+
+import pyarrow as pa
+import safetensors.torch
+from pyarrow import fs
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pruning.errors import UserError
+
+OBJECT_STORES = ("s3", "gcs", "abfs")  # a file appears there whole when its stream is closed
+PICKLES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar")
+
+
+def read(uri: str | os.PathLike[str]) -> bytes:
+    """The whole file at a local path, a pyarrow.fs URI or an http(s) address."""
+    with open_input(uri) as stream:
+        return stream.read()
+
+
+def write(uri: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that no reader ever sees a part of it; folders are made as needed."""
+    try:
+        store, path = filesystem(uri)
+        if store.type_name in OBJECT_STORES:
+            with store.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        folder, name = os.path.split(path)
+        store.create_dir(folder, recursive=True)
+        part = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+        try:
+            with store.open_output_stream(part) as stream:
+                stream.write(data)
+            store.move(part, path)
+        except BaseException:
+            if store.get_file_info(part).type != fs.FileType.NotFound:
+                store.delete_file(part)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {uri} ({_line(error)}); choose another place") from error
+
+
+def filesystem(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+    """The file system of an address and the path in it; a plain path is local."""
+    uri = os.fspath(uri)
+    if "://" not in uri:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    try:
+        return fs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid as error:
+        raise UserError(
+            f"{uri} is no address of a known store; use a path, file://, s3:// or gs://"
+        ) from error
+
+
+def open_input(uri: str | os.PathLike[str]) -> IO[bytes]:
+    """Seekable binary stream of a file; UserError where there is none."""
+    try:
+        if os.fspath(uri).startswith(("http://", "https://")):
+            with urllib.request.urlopen(os.fspath(uri), timeout=60) as response:
+                return io.BytesIO(response.read())
+        store, path = filesystem(uri)
+        return store.open_input_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {uri}; check the path") from error
+    except OSError as error:
+        raise UserError(f"cannot read {uri} ({_line(error)}); check address and access") from error
+
+
+def read_tensors(uri: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. UserError for a pickle or a damaged file."""
+    _refuse_pickle(uri)
+    data = read(uri)
+    metadata = _metadata(io.BytesIO(data), uri)
+    try:
+        return safetensors.torch.load(data), metadata
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _damaged(uri) from error
+
+
+def read_metadata(uri: str | os.PathLike[str]) -> dict[str, str]:
+    """Metadata of a safetensors file; reads its header only."""
+    _refuse_pickle(uri)
+    with open_input(uri) as stream:
+        return _metadata(stream, uri)
+
+
+def write_tensors(
+    uri: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    """Write one safetensors file (see `write`)."""
+    write(uri, safetensors.torch.save(tensors, metadata))
+
+
+def _metadata(stream: IO[bytes], uri: str | os.PathLike[str]) -> dict[str, str]:
+    """Header of a safetensors file: its length as 8 bytes, little endian, then that much JSON."""
+    total = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    if not 2 <= length <= total - 8:
+        raise _damaged(uri)
+    try:
+        header = json.loads(stream.read(length))
+        metadata = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise _damaged(uri) from error
+    if end != total - 8 - length or not isinstance(metadata, dict):
+        raise _damaged(uri)
+    return metadata
+
+
+def _refuse_pickle(uri: str | os.PathLike[str]) -> None:
+    if os.fspath(uri).endswith(PICKLES):
+        raise UserError(
+            f"{uri} is a pickle, which is never opened here since it can run code; convert it with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NEW.safetensors')"
+        )
+
+
+def _damaged(uri: str | os.PathLike[str]) -> UserError:
+    return UserError(f"{uri} is no safetensors file, or a damaged one; copy or make it again")
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

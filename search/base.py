@@ -1,0 +1,160 @@
+"""The base model of a run: built or trained once, measured, traced; plain data for every trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning import checkpoint, methods, zoo
+from pruning.checkpoint import ModelInfo
+from pruning.errors import UserError
+from pruning.finetune import evaluate, finetune
+from pruning.graph import ChannelGraph
+from pruning.methods import Problem, State
+from pruning.tracer import trace
+from pruning.widths import lattice
+from search import data
+from search.options import Config, SearchConfig
+from search.validation import method_names
+
+CALIBRATION = 2048  # training images for BN statistics and method states
+SCORING_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the trials need of the base model: arrays and text only, shared by the object store.
+
+    weights: the whole state dict; graph: JSON; val, test: top-1 as fractions; states: what each
+    method measured; seconds: spent on training (0 with given weights).
+    """
+
+    weights: Mapping[str, np.ndarray]
+    graph: str
+    info: ModelInfo
+    val: float
+    test: float
+    states: Mapping[str, State]
+    seconds: float
+
+    def channel_graph(self) -> ChannelGraph:
+        return ChannelGraph.from_json(self.graph)
+
+    def model(self, config: Config) -> nn.Module:
+        """The whole network with its weights, on the CPU, in eval mode."""
+        net = zoo.resolve(self.info.model, self.info.args, trust=config.model.trust_factory)
+        net.load_state_dict({name: tensor(array) for name, array in self.weights.items()})
+        return net.eval()
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A tensor of its own: arrays from the object store are read-only."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def problem(graph: ChannelGraph, search: SearchConfig) -> Problem:
+    """The widths that this search may visit."""
+    divisor = None if search.divisor == "auto" else search.divisor
+    return Problem(graph, lattice(graph, divisor, search.min_ratio))
+
+
+def prepare(
+    config: Config,
+    stored: str | None = None,
+    *,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Base:
+    """Load or train the base model, trace it, score it, and let the methods measure it.
+
+    `stored`: file of an earlier session's base model, used instead. Raises UserError for whatever
+    is wrong with data, weights or their fit; writes nothing.
+    """
+    splits = data.load(config.data, config.seed)
+    train = splits.train.to(device)
+    config = _fit_to_data(config, splits)
+    net, seconds = _build(config, stored, train, device, say)
+    net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    _check_classes(net, config, train)
+    graph = trace(net, train.shape)
+    val = evaluate(net, splits.val.to(device).batches(SCORING_BATCH))
+    test = evaluate(net, splits.test.to(device).batches(SCORING_BATCH))
+    subset = calibration(train, config.seed)
+    states = {}
+    for name in method_names(config.search.method):
+        say(f"measuring the base model for method {name}")
+        states[name] = methods.get(name).prepare(net, graph, subset.batches(256))
+    return Base(
+        weights={name: t.detach().cpu().numpy() for name, t in net.state_dict().items()},
+        graph=graph.to_json(),
+        info=ModelInfo(
+            model=config.model.name,
+            args=dict(config.model.args),
+            input_shape=train.shape,
+            classes=train.classes,
+            mean=train.mean,
+            std=train.std,
+            widths={group.name: group.channels for group in graph.groups},
+            digest=graph.digest(),
+        ),
+        val=val,
+        test=test,
+        states=states,
+        seconds=seconds,
+    )
+
+
+def calibration(train: data.Images, seed: int) -> data.Images:
+    """A fixed, shuffled part of the training images for statistics."""
+    order = np.random.default_rng(seed).permutation(len(train))[:CALIBRATION]
+    return train.subset(order)
+
+
+def _build(
+    config: Config, stored: str | None, train: data.Images, device: str, say: Callable[[str], None]
+) -> tuple[nn.Module, float]:
+    if stored is not None:
+        return checkpoint.load(stored, trust=config.model.trust_factory), 0.0
+    torch.manual_seed(config.seed)
+    net = zoo.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
+    if config.model.weights is not None:
+        zoo.load_weights(net, config.model.weights)
+        return net, 0.0
+    say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
+    began = time.perf_counter()
+    for epoch in finetune(net, train, config.base.recipe(), seed=config.seed, device=device):
+        say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
+    return net, time.perf_counter() - began
+
+
+def _fit_to_data(config: Config, splits: data.Splits) -> Config:
+    """The factory's class and channel counts from the data, where nobody stated them."""
+    args = dict(config.model.args)
+    source = config.model.name.rpartition(":")[0]
+    if source in ("", "zoo"):
+        args.setdefault("in_channels", splits.train.shape[0])
+    if source in ("", "zoo", "torchvision", "timm"):
+        args.setdefault("num_classes", splits.train.classes)
+    return replace(config, model=replace(config.model, args=args))
+
+
+def _check_classes(net: nn.Module, config: Config, train: data.Images) -> None:
+    images = torch.zeros(2, *train.shape, device=train.device)
+    try:
+        with torch.no_grad():
+            outputs = net(images)
+    except RuntimeError as error:
+        raise UserError(
+            f"{config.model.name} cannot read images of shape {train.shape} "
+            f"({str(error).splitlines()[0]}); set model.args or data.image_size"
+        ) from error
+    if outputs.shape[-1] != train.classes:
+        raise UserError(
+            f"{config.model.name} has {outputs.shape[-1]} outputs, the data {train.classes} "
+            f"classes; set model.args.num_classes to {train.classes}"
+        )

@@ -1,0 +1,99 @@
+"""What passes between study and trial, as plain data: seeds, limits, candidates, outcomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from search.ledger import Status
+
+_NESTED = ("scalars", "params")
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A network to try before the sampler starts; its own widths are used, not re-decoded ones."""
+
+    name: str
+    method: str
+    widths: tuple[int, ...]
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on the closed-form costs of a network; None is no bound."""
+
+    max_macs: float | None = None
+    min_macs: float | None = None
+    max_params: float | None = None
+
+    def constraints(self, macs: int, params: int) -> dict[str, float]:
+        """Relative violations by name; feasible where none is above 0."""
+        found = {}
+        if self.max_macs is not None:
+            found["max_macs"] = macs / self.max_macs - 1
+        if self.min_macs is not None:
+            found["min_macs"] = 1 - macs / self.min_macs
+        if self.max_params is not None:
+            found["max_params"] = params / self.max_params - 1
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What a trial is to run; plain data. `widths` None: the trial resolves them from scalars."""
+
+    trial_id: str
+    arch_hash: str
+    kind: str
+    source: str
+    method: str
+    widths: tuple[int, ...] | None
+    scalars: Mapping[str, float]
+    asked_macs: int
+    params: Mapping[str, Any]
+
+    @property
+    def proposal(self) -> dict[str, Any]:
+        """The ledger's `proposal` column."""
+        names = ("kind", "source", "params", "scalars", "asked_macs")
+        return {name: getattr(self, name) for name in names}
+
+    def to_config(self) -> dict[str, Any]:
+        """Flat plain data for Ray Tune, which takes nested names apart at "/"."""
+        config = {f.name: getattr(self, f.name) for f in fields(self)}
+        config["widths"] = None if self.widths is None else list(self.widths)
+        return config | {name: json.dumps(dict(config[name])) for name in _NESTED}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Candidate:
+        """The candidate of a trial's configuration; other keys are ignored."""
+        values = {f.name: config[f.name] for f in fields(cls)}
+        values |= {name: json.loads(config[name]) for name in _NESTED}
+        if values["widths"] is not None:
+            values["widths"] = tuple(int(w) for w in values["widths"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended. Accuracies are fractions, times in s; widths and costs as achieved."""
+
+    status: Status
+    reason: str = ""
+    widths: tuple[int, ...] | None = None
+    top1_pruned: float | None = None
+    top1_recalibrated: float | None = None
+    top1_val: float | None = None
+    epochs: float = 0.0
+    seed: int = 0
+    prune_s: float = 0.0
+    finetune_s: float = 0.0
+    wall_s: float = 0.0
+    host: str = ""
+    device: str = ""
+    checkpoint: str = ""
+    started_at: str = ""

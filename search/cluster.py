@@ -1,0 +1,86 @@
+"""Ray: joining or starting it, and what a trial takes of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pruning.errors import UserError
+from search.options import Config
+
+# the driver is one thread and must not be told apart from a worker by its thread count
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one trial takes: CPU cores and GPUs, and how many trials fit at one time."""
+
+    cpus: float
+    gpus: float
+    slots: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The same for `ray.remote` functions and actors."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
+
+
+def connect(config: Config, **options: Any) -> None:
+    """Join the cluster that is meant, or start Ray on this machine; nothing if already connected.
+
+    Without an address a Ray job joins its own cluster; otherwise a private Ray is started, never
+    somebody else's joined. UserError where there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return
+    address = config.resources.address or os.environ.get("RAY_ADDRESS") or "local"
+    defaults: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        defaults["include_dashboard"] = False
+    try:
+        ray.init(address=address, **(defaults | options))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"no Ray cluster at {address} ({line}); start one or leave out resources.address"
+        ) from error
+
+
+def share(config: Config) -> Share:
+    """What a trial takes of the connected cluster. UserError if not even one trial fits."""
+    total = ray.cluster_resources()
+    gpus = config.resources.gpus(total.get("GPU", 0.0))
+    cpus = config.resources.cpus_per_trial
+    fits = int(total.get("CPU", 0.0) / cpus) if cpus else config.trials
+    if gpus:
+        fits = min(fits, int(total.get("GPU", 0.0) / gpus + 1e-6))
+    if fits < 1:
+        has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
+        raise UserError(
+            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, the cluster has {has}; "
+            "lower resources.cpus_per_trial or resources.gpus_per_trial"
+        )
+    return Share(cpus, gpus, min(fits, config.resources.max_concurrent or fits))
+
+
+def worker_device(config: Config) -> str:
+    """Inside a worker: its device, with the thread count and memory cap of its share."""
+    import torch
+
+    torch.set_num_threads(max(1, round(config.resources.cpus_per_trial)))
+    if not ray.get_gpu_ids():
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UserError("a GPU was assigned but torch sees none; install torch with CUDA there")
+    fraction = config.resources.memory_fraction or min(1.0, config.resources.gpus(1.0))
+    torch.cuda.set_per_process_memory_fraction(fraction, 0)
+    return "cuda:0"

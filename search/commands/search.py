@@ -1,0 +1,21 @@
+"""`slimfront search`: from a configuration to the frontier on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search import config
+
+
+def run(argv: Sequence[str], prog: str) -> None:
+    """Search as [CONFIG] and flags say, then show the frontier."""
+    chosen = config.load(argv, prog)
+
+    from rich.console import Console
+
+    from search import runner
+    from search.commands import frontier
+
+    console = Console()
+    place = runner.run(chosen, console)
+    frontier.show(str(place), console)

@@ -1,0 +1,157 @@
+"""The frontier on disk: frontier.parquet, frontier.csv, frontier.png, points/NNN/."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pruning import uri
+from search import storage
+from search.final import Member
+from search.ledger import Row
+
+_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("rank", pa.int32(), "0 has the fewest MACs"),
+    ("trial_id", pa.string(), ""),
+    ("method", pa.string(), ""),
+    ("proposal", pa.string(), "JSON"),
+    ("widths", pa.list_(pa.int32()), "channels per group"),
+    ("macs", pa.int64(), "multiply-accumulates for one image"),
+    ("macs_share", pa.float64(), "share of the base model's MACs"),
+    ("params", pa.int64(), "parameters"),
+    ("top1_val", pa.float64(), "fraction, validation split, the exported weights"),
+    ("top1_val_mean", pa.float64(), "fraction, over seeds"),
+    ("top1_val_std", pa.float64(), "fraction, over seeds; null for one seed"),
+    ("top1_test", pa.float64(), "fraction, test split, the exported weights"),
+    ("top1_test_mean", pa.float64(), "fraction, over seeds"),
+    ("top1_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
+    ("seeds", pa.int32(), "trainings"),
+    ("epochs", pa.float64(), "epochs of each of them"),
+    ("checkpoint", pa.string(), "path or URI"),
+)
+SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+
+
+def export(
+    run: storage.Location, members: Sequence[Member], rows: Sequence[Row], record: dict[str, Any]
+) -> pa.Table:
+    """Write the frontier's tables, picture and models; returns the table."""
+    table = frontier_table(run, members, record["base_macs"])
+    for rank, member in enumerate(members):
+        data = uri.read(member.best.checkpoint)
+        storage.write_atomic(run / "points" / f"{rank:03d}" / "model.safetensors", data)
+    _forget_points(run, len(members))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    storage.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
+    storage.write_atomic(run / "frontier.csv", to_csv(table))
+    storage.write_atomic(run / "frontier.png", picture(table, rows, record))
+    return table
+
+
+def frontier_table(run: storage.Location, members: Sequence[Member], base_macs: int) -> pa.Table:
+    """The Pareto set by MACs, with the contract's columns and their units as metadata."""
+    records = []
+    for rank, member in enumerate(members):
+        row, best = member.row, member.best
+        val = [training.val for training in member.trainings]
+        test = [training.test for training in member.trainings]
+        records.append(
+            {
+                "rank": rank,
+                "trial_id": row.trial_id,
+                "method": row.method,
+                "proposal": json.dumps(dict(row.proposal), sort_keys=True),
+                "widths": list(row.widths),
+                "macs": row.macs,
+                "macs_share": row.macs / base_macs,
+                "params": row.params,
+                "top1_val": best.val,
+                "top1_val_mean": float(np.mean(val)),
+                "top1_val_std": _std(val),
+                "top1_test": best.test,
+                "top1_test_mean": float(np.mean(test)),
+                "top1_test_std": _std(test),
+                "seeds": len(member.trainings),
+                "epochs": best.epochs,
+                "checkpoint": str(run / "points" / f"{rank:03d}" / "model.safetensors"),
+            }
+        )
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def to_csv(table: pa.Table) -> bytes:
+    """The table as CSV; a list becomes one cell of numbers with spaces between them."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            cells = [" ".join(map(str, cell)) for cell in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(cells, pa.string()))
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def picture(table: pa.Table, rows: Sequence[Row], record: dict[str, Any]) -> bytes:
+    """PNG of accuracy against MACs: the frontier on test and val over all finished trials."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
+    macs = np.array(table["macs"].to_pylist()) / 1e6
+    val, test = (100 * np.array(table[f"top1_{s}_mean"].to_pylist()) for s in ("val", "test"))
+    spread = [100 * (value or 0.0) for value in table["top1_test_std"].to_pylist()]
+    figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes.plot(
+        [row.macs / 1e6 for row in done],
+        [100 * (row.top1_val or 0.0) for row in done],
+        ".",
+        color="0.7",
+        label="finished trials, val",
+    )
+    axes.step(macs, val, where="post", color="tab:blue", lw=1, label="frontier, val")
+    axes.errorbar(
+        macs,
+        test,
+        yerr=spread,
+        fmt="o",
+        color="tab:orange",
+        ms=4,
+        capsize=2,
+        label="frontier, test (mean ± std)",
+    )
+    base = record["base_macs"] / 1e6, 100 * record["base_top1_test"]
+    axes.plot(*base, "*", color="tab:red", ms=11, label="base model, test")
+    axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 accuracy [%]")
+    shown = np.concatenate([val, test, [base[1]]])
+    if len(shown):
+        margin = max(1.0, 0.15 * float(np.ptp(shown)))
+        axes.set_ylim(shown.min() - margin, min(100.5, shown.max() + margin))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    name = record["config"]["model"]["name"]
+    axes.set_title(f"{name} on {record['config']['data']['name']}: {len(macs)} points")
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    plt.close(figure)
+    return sink.getvalue()
+
+
+def _forget_points(run: storage.Location, count: int) -> None:
+    """Remove points of an earlier, longer frontier."""
+    for folder in storage.list_folders(run / "points"):
+        if folder.name.isdigit() and int(folder.name) >= count:
+            storage.remove_folder(folder)
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

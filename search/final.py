@@ -1,0 +1,166 @@
+"""The last stage: frontier members trained anew with several seeds, and the test split's only use.
+
+The frontier of single trainings is optimistic, the best of many noisy values. Each member is
+trained `final_seeds` times; the mean on val says whether it stays, the mean on test is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+
+from pruning import checkpoint
+from pruning.finetune import evaluate, finetune
+from search import cluster, pareto, storage
+from search.base import SCORING_BATCH, Base
+from search.ledger import Row
+from search.options import Config
+from search.trial import Workshop, save, seed_of, slim
+
+OWN = -1  # stands for "no training: the weights that the trial left"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of one member: top-1 on val and test as fractions, and where its weights are."""
+
+    seed: int
+    val: float
+    test: float
+    epochs: float
+    seconds: float
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """A point of the frontier and its trainings, at least one."""
+
+    row: Row
+    trainings: tuple[Training, ...]
+
+    @property
+    def best(self) -> Training:
+        """The training whose weights are exported: best on val."""
+        return max(self.trainings, key=lambda training: training.val)
+
+    @property
+    def val_mean(self) -> float:
+        return float(np.mean([training.val for training in self.trainings]))
+
+
+def measure(
+    config: Config,
+    base: Base,
+    rows: Sequence[Row],
+    share: cluster.Share,
+    say: Callable[[str], None],
+) -> list[Member]:
+    """Members of the frontier of complete `rows`, measured; finished trainings are not repeated."""
+    members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    jobs = {row.trial_id: [(row, k) for k in _repeats(config, base, row)] for row in members}
+    todo = [job for own in jobs.values() for job in own if _stored(config, *job) is None]
+    if todo:
+        say(f"frontier of {len(members)} members: {len(todo)} final trainings")
+        _run(config, base, todo, share, say)
+    measured = []
+    for row in members:
+        found = [_stored(config, *job) for job in jobs[row.trial_id]]
+        if trainings := tuple(training for training in found if training is not None):
+            measured.append(Member(row, trainings))
+    stays = pareto.front([(member.row.macs, member.val_mean) for member in measured])
+    for i in sorted(set(range(len(measured))) - set(stays.tolist())):
+        say(f"{measured[i].row.trial_id} leaves the frontier: another dominates its mean")
+    return [measured[i] for i in stays]
+
+
+def _repeats(config: Config, base: Base, row: Row) -> list[int]:
+    """The trainings of a member; the base model itself, never trained again, has one."""
+    whole = list(row.widths) == base.channel_graph().widths.tolist()
+    return [OWN] if whole or not config.search.final_seeds else [*range(config.search.final_seeds)]
+
+
+def _place(config: Config, row: Row, k: int) -> storage.Location:
+    name = "own" if k == OWN else f"{k}-{config.search.final_epochs or config.finetune.epochs:g}"
+    return storage.open_uri(config.out) / "finals" / f"{row.trial_id}-{name}.json"
+
+
+def _stored(config: Config, row: Row, k: int) -> Training | None:
+    try:
+        return Training(**json.loads(storage.read_bytes(_place(config, row, k))))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _run(
+    config: Config,
+    base: Base,
+    jobs: Sequence[tuple[Row, int]],
+    share: cluster.Share,
+    say: Callable[[str], None],
+) -> None:
+    """Train on as many actors as fit; one that dies loses its own training only."""
+    shared, count = ray.put(base), min(share.slots, len(jobs))
+    make = ray.remote(_Finisher).options(**share.options)
+    idle: list[Any] = [make.remote(config, shared) for _ in range(count)]
+    queue = list(reversed(jobs))
+    running: dict[Any, tuple[Any, tuple[Row, int]]] = {}
+    while queue or running:
+        while queue and idle:
+            actor, job = idle.pop(), queue.pop()
+            running[actor.train.remote(*job)] = actor, job
+        done, _ = ray.wait(list(running))
+        actor, (row, k) = running.pop(done[0])
+        try:
+            training: Training = ray.get(done[0])
+            say(f"{row.trial_id}: val {training.val:.2%}, test {training.test:.2%}")
+            idle.append(actor)
+        except ray.exceptions.RayError as error:
+            say(f"{row.trial_id}: final training {k} failed ({_line(error)})")
+            ray.kill(actor)
+            idle.append(make.remote(config, shared))
+
+
+class _Finisher:
+    """An actor that trains members one after another."""
+
+    def __init__(self, config: Config, base: Base) -> None:
+        self.work = Workshop.open(config, base, cluster.worker_device(config))
+
+    def train(self, row: Row, k: int) -> Training:
+        place = _place(self.work.config, row, k)
+        training = _own(self.work, row) if k == OWN else _train(self.work, row, k)
+        storage.write_atomic(place, json.dumps(asdict(training)).encode())
+        return training
+
+
+def _own(work: Workshop, row: Row) -> Training:
+    model = checkpoint.load(row.checkpoint, trust=work.config.model.trust_factory).to(work.device)
+    test = evaluate(model, work.test.batches(SCORING_BATCH))
+    return Training(row.seed, work.score(model), test, row.epochs, 0.0, row.checkpoint)
+
+
+def _train(work: Workshop, row: Row, k: int) -> Training:
+    config, began = work.config, time.perf_counter()
+    epochs = config.search.final_epochs or config.finetune.epochs
+    recipe = replace(config.finetune.recipe(), epochs=epochs)
+    seed = seed_of(config, row.arch_hash) + 1 + k
+    asked = np.array(row.widths, dtype=np.int64)
+    slimmed = slim(work, row.method, asked, row.proposal.get("scalars", {}))
+    for _ in finetune(slimmed.model, work.train, recipe, seed=seed, teacher=work.model):
+        pass
+    val = work.score(slimmed.model)
+    test = evaluate(slimmed.model, work.test.batches(SCORING_BATCH))
+    place = f"{config.out}/finals/{row.trial_id}-{k}-{epochs:g}.safetensors"
+    save(work, slimmed.model, slimmed.widths, place, top1_val=val, top1_test=test)
+    return Training(seed, val, test, epochs, time.perf_counter() - began, place)
+
+
+def _line(error: BaseException) -> str:
+    return next((line for line in reversed(str(error).strip().splitlines()) if line), "unknown")

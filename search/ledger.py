@@ -1,0 +1,208 @@
+"""The ledger: one small JSON file per finished trial, the one truth of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search import storage
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["complete", "stopped", "failed", "infeasible"]
+STATUSES: tuple[str, ...] = typing.get_args(Status)
+
+_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("trial_id", pa.string(), ""),
+    ("arch_hash", pa.string(), "method, widths and recipe"),
+    ("method", pa.string(), ""),
+    ("proposal", pa.string(), "JSON: kind, source, params, scalars, asked_macs"),
+    ("widths", pa.list_(pa.int32()), "channels per group"),
+    ("macs", pa.int64(), "multiply-accumulates for one image"),
+    ("params", pa.int64(), "parameters"),
+    ("top1_pruned", pa.float64(), "fraction, validation split"),
+    ("top1_recalibrated", pa.float64(), "fraction, validation split"),
+    ("top1_val", pa.float64(), "fraction, validation split"),
+    ("epochs", pa.float64(), "epochs of fine-tuning"),
+    ("status", pa.string(), " | ".join(STATUSES)),
+    ("reason", pa.string(), ""),
+    ("seed", pa.int64(), ""),
+    ("prune_s", pa.float64(), "seconds"),
+    ("finetune_s", pa.float64(), "seconds"),
+    ("wall_s", pa.float64(), "seconds"),
+    ("host", pa.string(), ""),
+    ("device", pa.string(), ""),
+    ("checkpoint", pa.string(), "path or URI"),
+    ("started_at", pa.timestamp("us", tz="UTC"), "UTC"),
+)
+SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One finished trial. Accuracies are fractions or None; times in seconds; `macs` achieved.
+
+    `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
+    asked_macs. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
+    """
+
+    trial_id: str
+    arch_hash: str
+    method: str
+    proposal: Mapping[str, Any]
+    widths: tuple[int, ...]
+    macs: int
+    params: int
+    top1_pruned: float | None = None
+    top1_recalibrated: float | None = None
+    top1_val: float | None = None
+    epochs: float = 0.0
+    status: Status
+    reason: str = ""
+    seed: int = 0
+    prune_s: float = 0.0
+    finetune_s: float = 0.0
+    wall_s: float = 0.0
+    host: str = ""
+    device: str = ""
+    checkpoint: str = ""
+    started_at: str = ""
+
+    @property
+    def number(self) -> int:
+        """The trial's place in the run, from its id."""
+        return int(self.trial_id.split("-")[0])
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False, default=_plain)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Row:
+        """Parse and check one row; ValueError says what is wrong with it."""
+        data = json.loads(text)
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(data, dict) or set(data) != names:
+            raise ValueError("not a ledger row: columns differ")
+        if data["status"] not in STATUSES:
+            raise ValueError(f"unknown status {data['status']!r}")
+        for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
+            if data[name] is not None and not math.isfinite(data[name]):
+                raise ValueError(f"{name} is not finite")
+        if not isinstance(data["proposal"], dict) or not isinstance(data["widths"], list):
+            raise ValueError("not a ledger row: proposal or widths of another type")
+        data["widths"] = tuple(int(w) for w in data["widths"])
+        row = cls(**data)
+        _ = row.number, _timestamp(row.started_at)  # both must parse
+        return row
+
+
+class Ledger:
+    """Rows under `RUN/trials/` on any pyarrow file system (folder, file://, s3://, gs://)."""
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        self.run = storage.open_uri(uri)
+        self.trials = self.run / "trials"
+        self.table = self.run / "trials.parquet"
+
+    def write(self, row: Row) -> bool:
+        """Store a row whole or not at all; False where its trial is already there.
+
+        Raises UserError, naming path and remedy, where it cannot be written.
+        """
+        location = self.trials / f"{row.trial_id}.json"
+        if storage.exists(location):
+            return False
+        storage.write_atomic(location, row.to_json().encode())
+        return True
+
+    def rows(self) -> list[Row]:
+        """All rows by trial number; unreadable files are set aside and named in a warning."""
+        files = storage.list_files(self.trials, ".json")
+        with ThreadPoolExecutor(16) as pool:  # object stores: latency, not bandwidth
+            rows = [row for row in pool.map(_read, files) if row is not None]
+        return sorted(rows, key=lambda row: (row.number, row.trial_id))
+
+    def compact(self) -> storage.Location:
+        """Write all rows to `trials.parquet` and return where it is."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(to_table(self.rows()), sink)
+        storage.write_atomic(self.table, sink.getvalue().to_pybytes())
+        return self.table
+
+
+def trial_id(number: int, arch_hash: str) -> str:
+    """Id that sorts by number and cannot collide with one given before a restart."""
+    return f"{number:05d}-{arch_hash[:10]}"
+
+
+def arch_hash(
+    method: str,
+    widths: Sequence[int] | None,
+    recipe: Mapping[str, Any],
+    scalars: Mapping[str, Any] | None = None,
+) -> str:
+    """16 hex digits that name an architecture and its training, whatever the order of keys.
+
+    Scalars count where there are any: a method may select channels by them. Widths may be None
+    where the scalars decide them.
+    """
+    vector = None if widths is None else [int(w) for w in widths]
+    content = [method, vector, dict(recipe), dict(scalars or {})]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as an Arrow table with the contract's column types and their units as metadata."""
+    records = []
+    for row in rows:
+        record = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+        record["proposal"] = json.dumps(record["proposal"], sort_keys=True, default=_plain)
+        record["started_at"] = _timestamp(row.started_at)
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def read_table(uri: str | os.PathLike[str]) -> pa.Table:
+    """The table that `Ledger.compact` wrote for the run at `uri`."""
+    data = storage.read_bytes(storage.open_uri(uri) / "trials.parquet")
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _read(location: storage.Location) -> Row | None:
+    try:
+        row = Row.from_json(storage.read_bytes(location))
+        if location.name != f"{row.trial_id}.json":
+            raise ValueError(f"holds trial {row.trial_id}")
+        return row
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        aside = storage.set_aside(location)
+        fate = f"set aside as {aside.name}" if aside else "skipped"
+        logger.warning("damaged ledger file %s (%s): %s", location, error, fate)
+        return None
+
+
+def _timestamp(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _plain(value: Any) -> Any:
+    """JSON for numpy scalars and arrays and for dataclasses."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON data")

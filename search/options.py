@@ -1,0 +1,226 @@
+"""Every option of a search, with its unit and its default. Imports no torch: `--help` is instant.
+
+jsonargparse makes the flags, the keys of YAML files and the help texts from these dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from search.data import DataConfig
+
+if TYPE_CHECKING:
+    from pruning.finetune import Recipe
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network to slim.
+
+    Args:
+        name: Which network: of the zoo (digits, resnet20, resnet56, vgg16_bn, …), torchvision:NAME,
+            timm:NAME, or package.module:factory.
+        weights: Safetensors file or URI (s3://…) with trained weights, or torchvision:DEFAULT;
+            null trains a base model as `base` says.
+        args: Further arguments of the network's factory, as in {"num_classes": 100}.
+        trust_factory: Allow package.module:factory, which runs that package's code (true or false).
+    """
+
+    name: str = "digits"
+    weights: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    trust_factory: bool = False
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How slim versions are proposed, pruned, stopped and kept.
+
+    Args:
+        method: Pruning method: uniform, another method's name, a comma list of names, or all.
+        proposal: What the sampler chooses: widths (a global ratio and bounded offsets), threshold
+            (the method's own scalars), or mixed (each trial one of the two).
+        offsets: Which widths move together: each group alone, a stage (groups at one resolution,
+            residual streams apart from inner channels), none (uniform widths), or auto (stage
+            beyond 20 groups, else group).
+        offset_range: How far a width may lie from the global ratio, as a share of it (0.5: half to
+            one and a half times).
+        sampler: Optuna's sampler; gp is slow beyond 20 parameters.
+        min_ratio: Fewest channels of a group that may stay, as a share of its channels (0 to 1).
+        max_macs: Most MACs for one image: "60%" of the base model, "60M", "1.2G" or a plain number;
+            null is no limit.
+        min_macs: Fewest MACs for one image, written like max_macs; null is no limit.
+        max_params: Most parameters, written like max_macs; null is no limit.
+        max_latency_ms: Longest time for one batch, in ms or as "60%" of the base model's; null is
+            no limit.
+        divisor: Widths are multiples of this; auto leaves at least eight steps a group (16
+            channels: 2, 32: 4, 64 and more: 8).
+        repair: What is done to the weights that stay: none, compensate (least squares), feedback
+            (layer by layer, undoing the errors of earlier cuts). BN is always re-estimated.
+        seeds: Begin with the base model, uniform widths over the range and every method's own
+            one-shot allocation (true or false).
+        stratify: Aim some proposals at the part of the MAC range with the fewest trials (true or
+            false).
+        early_stopping: off, or mo-asha (stop what non-dominated sorting ranks low at a rung).
+        screen: Proposals scored without fine-tuning for each one that is fine-tuned; 0 is off.
+        final_seeds: How often each member of the frontier is trained anew at the end, for the mean
+            and std of its test accuracy; 0 keeps the weights that it has.
+        final_epochs: Epochs of these trainings; null is finetune.epochs.
+        keep_checkpoints: Which finished trials keep their weights: those on the frontier, or all.
+        reference_point: Hypervolume's reference point, [MACs for one image, accuracy as a
+            fraction]; null is the base model's MACs and chance. A run keeps its first one.
+        trial_timeout_s: Longest time of one trial in s; null is no limit.
+        warm_start: Another RUN whose finished trials teach the sampler; they count neither as
+            trials nor for the frontier.
+    """
+
+    method: str = "uniform"
+    proposal: Literal["widths", "threshold", "mixed"] = "widths"
+    offsets: Literal["auto", "group", "stage", "none"] = "auto"
+    offset_range: float = 0.5
+    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
+    min_ratio: float = 0.1
+    max_macs: str | int | float | None = None
+    min_macs: str | int | float | None = None
+    max_params: str | int | float | None = None
+    max_latency_ms: str | int | float | None = None
+    divisor: int | Literal["auto"] = "auto"
+    repair: Literal["none", "compensate", "feedback"] = "none"
+    seeds: bool = True
+    stratify: bool = True
+    early_stopping: Literal["off", "mo-asha"] = "off"
+    screen: int = 0
+    final_seeds: int = 3
+    final_epochs: float | None = None
+    keep_checkpoints: Literal["frontier", "all"] = "frontier"
+    reference_point: tuple[float, float] | None = None
+    trial_timeout_s: float | None = None
+    warm_start: str | None = None
+
+
+@dataclass(frozen=True)
+class ResourceConfig:
+    """What a trial takes of the machine or cluster.
+
+    Args:
+        gpus_per_trial: GPUs for one trial: 0 (CPU), 1, or 1/n where n trials share one (0.25); null
+            takes a whole GPU where the cluster has any, else the CPU.
+        cpus_per_trial: CPU cores for one trial.
+        max_concurrent: Most trials at one time; null is as many as fit.
+        memory_fraction: Share of a GPU's memory that one trial may use (0 to 1); null follows
+            gpus_per_trial.
+        address: Ray address (HOST:PORT, or auto for a cluster that is up); null starts Ray on this
+            machine, and joins the cluster inside a Ray job.
+        storage_path: Folder or URI that every node reaches, for Ray's own files; null is a folder
+            inside RUN.
+    """
+
+    gpus_per_trial: float | None = None
+    cpus_per_trial: float = 1.0
+    max_concurrent: int | None = None
+    memory_fraction: float | None = None
+    address: str | None = None
+    storage_path: str | None = None
+
+    def gpus(self, available: float) -> float:
+        """GPUs for one trial on a cluster that has `available` of them."""
+        if self.gpus_per_trial is None:
+            return 1.0 if available >= 1 else 0.0
+        return self.gpus_per_trial
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """Training: SGD with Nesterov momentum and a cosine learning rate down to zero.
+
+    The fields of pruning.finetune.Recipe, whose module needs torch.
+
+    Args:
+        epochs: Passes over the training images; may be a fraction (0.5 is half a pass).
+        batch: Images per step.
+        lr: Highest learning rate, reached after the warm-up.
+        momentum: Nesterov momentum (0 to below 1).
+        weight_decay: L2 penalty on the weights, added to the gradient.
+        decay_all: Take biases and BN parameters into the penalty too (true or false).
+        label_smoothing: Share of the label spread over all classes (0 to below 1).
+        warmup: Share of all steps in which the learning rate rises (0 to 1).
+        augment: Random changes of the images: none, flip, crop-flip (by up to 4 pixels), shift (by
+            up to 1 pixel), or auto (what suits the data).
+        distill: Share of the loss that asks for the base model's outputs (0 to 1); 0 is off.
+        temperature: Softening of both outputs in that part of the loss.
+        precision: fp32, bf16 (autocast), or auto (bf16 where the processor computes in it).
+        cuda_graph: Capture a step on a GPU and replay it (true or false).
+    """
+
+    epochs: float = 1.0
+    batch: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_all: bool = True
+    label_smoothing: float = 0.0
+    warmup: float = 0.0
+    augment: Literal["auto", "none", "flip", "crop-flip", "shift"] = "auto"
+    distill: float = 0.0
+    temperature: float = 4.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    cuda_graph: bool = True
+
+    def recipe(self) -> Recipe:
+        """The same for pruning.finetune; raises UserError where a value is out of its range."""
+        from pruning.finetune import Recipe
+
+        return Recipe(**vars(self))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The run.
+
+    Args:
+        trials: Trials in all; those that a run has finished already count, failed ones too.
+        out: RUN, the folder or URI (s3://…, gs://…) of the results; one that is there is continued.
+        seed: Seed of all that is random: splits, proposals, training.
+        base: How a base model is trained where model.weights is null.
+        finetune: How a trial trains its slim network.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    base: RecipeConfig = field(default_factory=RecipeConfig)
+    finetune: RecipeConfig = field(default_factory=RecipeConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    resources: ResourceConfig = field(default_factory=ResourceConfig)
+    trials: int = 24
+    out: str = "runs/search"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """What to profile.
+
+    Args:
+        input: Input shape, channels x height x width, as 3x224x224; null is the data's or the
+            model's usual one.
+        classes: Number of classes; null is the data's or the model's usual one.
+        args: Further arguments of the network's factory, as in {"num_classes": 100}.
+        trust_factory: Allow package.module:factory, which runs that package's code (true or false).
+        divisor: Widths are multiples of this, or auto; null is the configuration's.
+        min_ratio: Fewest channels of a group that may stay, as a share (0 to 1); null is the
+            configuration's.
+        max_macs: Most MACs for one image, to check: "60%" of the whole, "60M" or a plain number.
+        min_macs: Fewest MACs for one image, to check.
+        max_params: Most parameters, to check.
+    """
+
+    input: str | None = None
+    classes: int | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    trust_factory: bool = False
+    divisor: int | Literal["auto"] | None = None
+    min_ratio: float | None = None
+    max_macs: str | int | float | None = None
+    min_macs: str | int | float | None = None
+    max_params: str | int | float | None = None

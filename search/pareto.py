@@ -1,0 +1,126 @@
+"""The accuracy/MACs frontier: non-dominated points, ranks, spread, hypervolume, knee.
+
+Points are float [N, 2] with columns (MACs, accuracy); MACs are minimised, accuracy maximised.
+Rows with a non-finite value never count: they poison every routine that meets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import moocore
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_MAXIMISE = [False, True]
+Points = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The hypervolume's reference point, fixed in the run record.
+
+    `macs` is a share of `base_macs`, `accuracy` a fraction.
+    """
+
+    base_macs: int
+    accuracy: float
+    macs: float = 1.0
+
+
+def reference_point(base_macs: int, classes: int, *, macs: float = 1.0) -> Reference:
+    """What costs as much as the base model (`macs`: that share of it) and guesses (1/classes)."""
+    return Reference(int(base_macs), 1.0 / classes, macs)
+
+
+def points_of(rows: Iterable[Any]) -> Points:
+    """float [N, 2] of ledger rows' (MACs, accuracy on val), complete or not; NaN where unmeasured."""
+    return np.array([(row.macs, row.top1_val) for row in rows], dtype=np.float64).reshape(-1, 2)
+
+
+def front(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
+    """Indices int64 [K] of the non-dominated points, by MACs ascending; first of duplicates.
+
+    `feasible`: bool [N]; rows that are not, and non-finite ones, are out before the sort.
+    """
+    values, index = _valid(points, feasible)
+    kept = np.flatnonzero(moocore.is_nondominated(values, maximise=_MAXIMISE))
+    return index[kept[np.argsort(values[kept, 0], kind="stable")]]
+
+
+def hypervolume(
+    points: ArrayLike, reference: Reference, feasible: ArrayLike | None = None
+) -> float:
+    """Share in [0, 1] of the box (0 MACs, accuracy 1) to the reference point that is dominated.
+
+    MACs are absolute. Points beyond the reference point count for nothing.
+    """
+    values, _ = _valid(points, feasible)
+    cost = values[:, 0] / (reference.base_macs * reference.macs)
+    gain = (values[:, 1] - reference.accuracy) / (1.0 - reference.accuracy)
+    inside = (cost < 1.0) & (gain > 0.0)
+    if not inside.any():
+        return 0.0
+    scaled = np.column_stack([cost[inside], gain[inside]])
+    return float(moocore.hypervolume(scaled, ref=[1.0, 0.0], maximise=_MAXIMISE))
+
+
+def ranks(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
+    """Non-dominated sort, int64 [N]: 0 for the front; excluded rows share the last rank, N."""
+    values, index = _valid(points, feasible)
+    total = len(np.asarray(points).reshape(-1, 2))
+    result = np.full(total, total, dtype=np.int64)
+    if len(index):
+        result[index] = moocore.pareto_rank(values, maximise=_MAXIMISE)
+    return result
+
+
+def crowding(points: ArrayLike, rank: ArrayLike) -> NDArray[np.float64]:
+    """Crowding distance [N] within each rank; inf at both ends, 0 for excluded rows.
+
+    Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II (2002).
+    """
+    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    levels = np.asarray(rank)
+    distance = np.zeros(len(values))
+    for level in np.unique(levels[levels < len(values)]):
+        members = np.flatnonzero(levels == level)
+        for column in range(2):
+            order = members[np.argsort(values[members, column], kind="stable")]
+            sorted_values = values[order, column]
+            span = sorted_values[-1] - sorted_values[0]
+            distance[order[[0, -1]]] = np.inf
+            if span > 0:
+                distance[order[1:-1]] += (sorted_values[2:] - sorted_values[:-2]) / span
+    return distance
+
+
+def order(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
+    """All indices, best first: by rank, the least crowded first within a rank."""
+    rank = ranks(points, feasible)
+    return np.lexsort((-crowding(points, rank), rank))
+
+
+def knee(points: ArrayLike, feasible: ArrayLike | None = None) -> int | None:
+    """Index of the front's point farthest above the line between its ends; None without one."""
+    index = front(points, feasible)
+    if len(index) < 3:
+        return None
+    values = np.asarray(points, dtype=np.float64)[index]
+    scaled = (values - values[0]) / (values[-1] - values[0])
+    height = scaled[:, 1] - scaled[:, 0]
+    best = int(np.argmax(height))
+    return int(index[best]) if height[best] > 0 else None
+
+
+def _valid(points: ArrayLike, feasible: ArrayLike | None) -> tuple[Points, Indices]:
+    """Finite, feasible rows [K, 2] and their indices int64 [K]."""
+    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    valid = np.isfinite(values).all(axis=1)
+    if feasible is not None:
+        valid &= np.asarray(feasible, dtype=bool)
+    index = np.flatnonzero(valid)
+    return np.ascontiguousarray(values[index]), index

@@ -1,0 +1,97 @@
+"""What a search says while it runs: a live panel on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from ray import tune
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from search import pareto
+from search.pareto import Reference
+from search.study import Study
+
+LOG_EVERY = 30.0  # seconds between lines where there is no terminal
+SHOWN = 8
+
+
+class Progress(tune.Callback):
+    """Trials done and running, best points so far, hypervolume, time left."""
+
+    def __init__(
+        self, study: Study, budget: int, reference: Reference, console: Console
+    ) -> None:
+        self.study, self.budget, self.reference = study, budget, reference
+        self.console = console
+        self.began = time.monotonic()
+        self.done_before = study.finished
+        self.logged = -np.inf
+        self.live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks for a restore that is never used
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.live.stop()
+        self._log(self.headline())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.console.is_terminal:
+            self.live.update(self.panel())
+        elif time.monotonic() - self.logged >= LOG_EVERY:
+            self._log(self.headline())
+
+    def headline(self) -> str:
+        study = self.study
+        counts = {"failed": 0, "stopped": 0, "infeasible": 0}
+        for row in study.rows:
+            if row.status in counts:
+                counts[row.status] += 1
+        parts = [f"{study.finished}/{self.budget} trials, {len(study.running)} running"]
+        parts += [f"{count} {status}" for status, count in counts.items() if count]
+        complete = [row for row in study.rows if row.status == "complete"]
+        volume = pareto.hypervolume(pareto.points_of(complete), self.reference)
+        parts.append(f"hypervolume {volume:.4f}")
+        return ", ".join([*parts, *self._time_left()])
+
+    def panel(self) -> Group:
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        for column in ("MACs [M]", "of base", "val [%]", "method"):
+            table.add_column(column, justify="right")
+        complete = [row for row in self.study.rows if row.status == "complete"]
+        front = pareto.front(pareto.points_of(complete))
+        picks = np.unique(np.linspace(0, len(front) - 1, SHOWN).round().astype(int))
+        for i in front[picks] if len(front) else []:
+            row = complete[i]
+            share = row.macs / self.reference.base_macs
+            accuracy = 100 * (row.top1_val or 0.0)
+            table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", f"{accuracy:.2f}", row.method)
+        return Group(Text(self.headline(), style="bold"), table)
+
+    def _time_left(self) -> list[str]:
+        done = self.study.finished - self.done_before
+        if not done or self.study.finished >= self.budget:
+            return []
+        seconds = (time.monotonic() - self.began) / done * (self.budget - self.study.finished)
+        return [f"about {duration(seconds)} left"]
+
+    def _log(self, line: str) -> None:
+        self.logged = time.monotonic()
+        self.console.print(line, highlight=False, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """47 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

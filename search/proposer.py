@@ -1,0 +1,148 @@
+"""The Optuna study in memory: parameters out, values in, and no trial left running.
+
+Trials end COMPLETE (complete), PRUNED (stopped, infeasible) or FAIL (failed, duplicate, abandoned).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import NSGAIIISampler, NSGAIISampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from search import pareto, samplers
+from search.ledger import Row
+from search.space import Params, Space, complete
+
+TRIAL_ID = "trial_id"
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,  # with a violated constraint, so that TPE keeps away
+    "failed": TrialState.FAIL,
+}
+
+
+class Proposer:
+    """Maximises top-1 and minimises log MACs of a space with one of Optuna's samplers."""
+
+    def __init__(
+        self, space: Space, sampler: str, *, seed: int, base_macs: int, concurrency: int
+    ) -> None:
+        self.space, self.name, self.seed = space, sampler, seed
+        self.base_macs, self.concurrency = base_macs, concurrency
+        self._distributions = space.distributions()
+        samplers.warn_if_slow(sampler, len(self._distributions))
+        self._history = samplers.History()
+        self._scores: list[tuple[int, int, float, bool]] = []  # number, MACs, top-1, complete
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            storage=self._history, directions=["maximize", "minimize"], sampler=self._sampler(0, 0)
+        )
+        optuna.logging.set_verbosity(verbosity)
+
+    def propose(self, key: int, attempt: int, fixed: Mapping[str, Any] | None = None) -> int:
+        """Start a trial with the sampler's parameters, some of them `fixed`; its number.
+
+        What is drawn depends on seed, key, attempt and the history only.
+        """
+        self.study.sampler = self._sampler(key, attempt)
+        window = self._window()
+        if fixed:
+            self.study.enqueue_trial(dict(fixed))
+        with self._history.only(*window):
+            trial = self.study.ask()
+            while missing := self._missing(trial.params):
+                for name, distribution in missing.items():
+                    _suggest(trial, name, distribution)
+        return trial.number
+
+    def adopt(self, params: Mapping[str, Any]) -> int:
+        """Start a trial with given parameters, none where the space has not those; its number."""
+        distributions = complete(self.space, params)
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(params) if distributions else {},
+                distributions=distributions or {},
+            )
+        )
+        number = len(self.study.get_trials(deepcopy=False)) - 1
+        sampler = self.study.sampler
+        if isinstance(sampler, NSGAIISampler | NSGAIIISampler):
+            # without one, a trial that the sampler did not draw is in no population
+            sampler.get_trial_generation(self.study, self.trial(number))
+        return number
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self._history.get_trial(number)
+
+    def params(self, number: int) -> Params:
+        return dict(self.trial(number).params)
+
+    def mark(self, number: int, trial_id: str, constraints: Mapping[str, float]) -> None:
+        """Name a running trial and set its constraints (feasible where none is above 0)."""
+        trial = Trial(self.study, number)
+        trial.set_user_attr(TRIAL_ID, trial_id)
+        for name, value in constraints.items():
+            trial.set_constraint(name, value)
+
+    def finish(self, number: int, row: Row) -> None:
+        """End a running trial as its ledger row says."""
+        state = _STATES[row.status]
+        values = None
+        if row.status == "complete":
+            assert row.top1_val is not None
+            values = [row.top1_val, math.log(row.macs / self.base_macs)]
+        elif (
+            row.status == "infeasible"
+            and max(self.trial(number).constraints.values(), default=0) <= 0
+        ):
+            Trial(self.study, number).set_constraint("measured", 1.0)  # latency, say
+        self.study.tell(number, values, state)
+        if state != TrialState.FAIL:
+            top1 = math.nan if row.top1_val is None else row.top1_val
+            self._scores.append((number, row.macs, top1, row.status == "complete"))
+
+    def fail(self, number: int) -> None:
+        """End a running trial that has no row: samplers ignore it."""
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def _missing(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        wanted = self.space.distributions(params)
+        return {name: d for name, d in wanted.items() if name not in params}
+
+    def _window(self) -> tuple[list[int] | None, int]:
+        """Trials that TPE or GP is to see (best, latest, running), and the next number; None: all."""
+        if self.name not in ("tpe", "gp") or len(self._scores) <= samplers.WINDOW:
+            return None, 0
+        numbers, macs, top1, done = (np.array(c) for c in zip(*self._scores, strict=True))
+        best = np.argsort(pareto.ranks(np.column_stack([macs, top1]), done), kind="stable")
+        half = samplers.WINDOW // 2
+        shown = set(numbers[best[:half]].tolist()) | set(numbers[-half:].tolist())
+        trials = self.study.get_trials(deepcopy=False)
+        shown |= {t.number for t in trials if t.state == TrialState.RUNNING}
+        return sorted(shown), len(trials)
+
+    def _sampler(self, key: int, attempt: int) -> optuna.samplers.BaseSampler:
+        return samplers.create(
+            self.name,
+            samplers.seed_of(self.seed, key, attempt),
+            self._distributions,
+            conditional=self._distributions.keys() != self.space.distributions({}).keys(),
+            concurrency=self.concurrency,
+        )
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(name, distribution.choices)
+    else:
+        assert isinstance(distribution, FloatDistribution)
+        trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)

@@ -1,0 +1,107 @@
+"""run.json: what a run is, so that a later session can go on with it or refuse."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pruning.errors import UserError
+from search import config as configuration
+from search import storage
+from search.options import Config
+from search.pareto import Reference, reference_point
+
+PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")
+# what a later session may change: it does not touch what finished trials mean
+FREE = (
+    "trials",
+    "out",
+    "resources",
+    "search.sampler",
+    "search.seeds",
+    "search.stratify",
+    "search.early_stopping",
+    "search.screen",
+    "search.final_seeds",
+    "search.final_epochs",
+    "search.keep_checkpoints",
+    "search.trial_timeout_s",
+    "search.warm_start",
+    "data.root",
+    "model.weights",
+)
+
+
+def read(run: storage.Location) -> dict[str, Any] | None:
+    """The record of a run, or None where there is none; UserError if it is damaged."""
+    try:
+        record: dict[str, Any] = json.loads(storage.read_bytes(run / "run.json"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{run / 'run.json'} is damaged; choose another --out") from error
+    return record
+
+
+def check(record: Mapping[str, Any], config: Config) -> None:
+    """UserError naming the keys in which `config` differs from the run that is there."""
+    before = configuration.from_dict(record["config"])
+    changed = [
+        key
+        for key in configuration.changed_keys(before, config)
+        if not any(key == free or key.startswith(free + ".") for free in FREE)
+    ]
+    if changed:
+        raise UserError(
+            f"{config.out} holds a run with another {', '.join(changed)}; "
+            "repeat its settings to go on, or choose another --out"
+        )
+
+
+def create(config: Config, base: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """A new record; `base`: accuracy and cost of the base model."""
+    if config.search.reference_point is None:
+        reference = reference_point(base["macs"], classes)
+    else:
+        macs, accuracy = config.search.reference_point
+        reference = Reference(int(macs), accuracy)
+    return {
+        "format": 1,
+        "status": "running",
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": config.seed,
+        "base_macs": base["macs"],
+        "base_params": base["params"],
+        "base_top1_val": base["top1_val"],
+        "base_top1_test": base["top1_test"],
+        "base": dict(base),
+        "reference_point": {"macs": reference.base_macs, "accuracy": reference.accuracy},
+        "config": configuration.to_dict(config),
+        "versions": {name: _version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "host": platform.node(),
+    }
+
+
+def update(run: storage.Location, record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """Write a record with changes; returns it."""
+    changed = {**record, **changes}
+    changed["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    storage.write_atomic(run / "run.json", json.dumps(changed, indent=1).encode())
+    return changed
+
+
+def reference(record: Mapping[str, Any]) -> Reference:
+    point = record["reference_point"]
+    return Reference(point["macs"], point["accuracy"])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

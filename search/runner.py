@@ -1,0 +1,254 @@
+"""A search from a configuration to the frontier on disk, by Ray Tune."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+from rich.console import Console
+
+from pruning import checkpoint, uri
+from pruning.checkpoint import ModelInfo
+from pruning.errors import UserError
+from pruning.methods import Problem
+from search import base as base_model
+from search import cluster, export, final, quantity, record, seeds, storage, worker
+from search import trial as trial_body
+from search.base import Base
+from search.candidate import Limits
+from search.ledger import Ledger
+from search.options import Config
+from search.progress import Progress
+from search.searcher import FrontierSearcher
+from search.space import WidthProposal
+from search.strata import Strata
+from search.study import Study
+from search.validation import method_names
+
+# Tune's own tables would scroll over the progress display
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a search is made of besides its settings; tests put their own in."""
+
+    prepare: Callable[[Config, str | None], Base] = worker.prepare
+    open_workshop: worker.Open = trial_body.Workshop.open
+    body: worker.Body = trial_body.run
+    ray: dict[str, Any] | None = None
+
+
+def run(config: Config, console: Console | None = None, parts: Parts | None = None) -> str:
+    """Search, or go on with a search; returns the run's address.
+
+    Bad input raises UserError before anything is written to the run's folder.
+    """
+    console, parts = console or Console(), parts or Parts()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    place = storage.open_uri(config.out)
+    before = record.read(place)
+    if before is not None:
+        record.check(before, config)
+    cluster.connect(config, **(parts.ray or {}))
+    share = cluster.share(config)
+    base = _base(config, place, before, parts, share, say)
+    problem = base_model.problem(base.channel_graph(), config.search)
+    study = make_study(config, base, problem, share)
+    current = before or record.create(config, _facts(base, problem), base.info.classes)
+    if before is None:
+        _store_base(place, base)
+    current = record.update(place, current, status="running", config=_plain(config))
+    _introduce(current, study, share, say)
+    finished = _tune(config, base, study, share, current, console, parts)
+    study.ledger.compact()
+    if not finished:
+        record.update(place, current, status="interrupted")
+        say(f"stopped; the same command goes on from {study.finished} finished trials")
+    complete = [row for row in study.rows if row.status == "complete"]
+    members = final.measure(config, base, complete, share, say) if finished else []
+    if finished:
+        export.export(place, members, study.rows, current)
+        record.update(place, current, status="complete", frontier=len(members))
+    return config.out
+
+
+def make_study(config: Config, base: Base, problem: Problem, share: cluster.Share) -> Study:
+    """The study of a run as its ledger tells it. UserError if no width vector can be feasible."""
+    limits = _limits(config, problem)
+    cost = problem.cost
+    low = (limits.min_macs or 0.0) / cost.base_macs
+    high = (limits.max_macs or cost.base_macs) / cost.base_macs
+    methods = method_names(config.search.method)
+    space = WidthProposal(
+        problem.graph,
+        cost,
+        problem.lattice,
+        methods=methods,
+        low=max(low, 1e-6),
+        high=min(high, 1.0),
+        offsets=config.search.offsets,
+        offset_range=config.search.offset_range,
+    )
+    if limits.max_params is not None and cost.params(problem.lattice.low) > limits.max_params:
+        raise UserError(
+            f"even the narrowest network has {cost.params(problem.lattice.low)} parameters; "
+            "raise search.max_params or lower search.min_ratio"
+        )
+    plan = seeds.plan(problem, base.states, space.low, space.high) if config.search.seeds else []
+    return Study(
+        space,
+        Ledger(config.out),
+        cost,
+        problem.lattice,
+        sampler=config.search.sampler,
+        seeds=plan,
+        warm=Ledger(config.search.warm_start).rows() if config.search.warm_start else (),
+        limits=limits,
+        recipe=vars(config.finetune) | {"repair": config.search.repair},
+        seed=config.seed,
+        strata=Strata(space.low, space.high) if config.search.stratify else None,
+        concurrency=share.slots,
+    )
+
+
+def _limits(config: Config, problem: Problem) -> Limits:
+    def absolute(key: str, base: int) -> float | None:
+        value = getattr(config.search, key)
+        return None if value is None else quantity.parse(value, f"search.{key}").of(base)
+
+    macs, params = problem.cost.base_macs, problem.cost.base_params
+    return Limits(
+        max_macs=absolute("max_macs", macs),
+        min_macs=absolute("min_macs", macs),
+        max_params=absolute("max_params", params),
+    )
+
+
+def _base(
+    config: Config,
+    place: storage.Location,
+    before: dict[str, Any] | None,
+    parts: Parts,
+    share: cluster.Share,
+    say: Callable[[str], None],
+) -> Base:
+    """The base model by a task with a trial's resources; an earlier session's if there is one."""
+    stored = place / "base.safetensors"
+    known = str(stored) if before is not None and storage.exists(stored) else None
+    if known is None and config.model.weights is None:
+        say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
+    try:
+        task = ray.remote(parts.prepare).options(**share.options)
+        base: Base = ray.get(task.remote(config, known))
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    return base
+
+
+def _store_base(place: storage.Location, base: Base) -> None:
+    tensors = {name: base_model.tensor(array) for name, array in base.weights.items()}
+    metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
+    uri.write_tensors(str(place / "base.safetensors"), tensors, metadata)
+
+
+def _facts(base: Base, problem: Problem) -> dict[str, Any]:
+    info: ModelInfo = base.info
+    return {
+        "model": info.model,
+        "digest": info.digest,
+        "macs": problem.cost.base_macs,
+        "params": problem.cost.base_params,
+        "top1_val": base.val,
+        "top1_test": base.test,
+        "train_s": base.seconds,
+        "groups": [group.name for group in problem.graph.groups],
+    }
+
+
+def _introduce(
+    current: dict[str, Any], study: Study, share: cluster.Share, say: Callable[[str], None]
+) -> None:
+    val, test = current["base_top1_val"], current["base_top1_test"]
+    say(
+        f"base model: {current['base_macs'] / 1e6:.2f} M MACs, {current['base_params']:,} "
+        f"parameters, top-1 val {val:.2%}, test {test:.2%}"
+    )
+    if val > test + 0.03:
+        say("val is far above test: the base model has seen val, so val accuracies read high")
+    if study.finished:
+        say(f"going on after {study.finished} finished trials")
+    device = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus:g} CPU"
+    say(f"{share.slots} trials at a time, each with {device}")
+
+
+def _tune(
+    config: Config,
+    base: Base,
+    study: Study,
+    share: cluster.Share,
+    current: dict[str, Any],
+    console: Console,
+    parts: Parts,
+) -> bool:
+    """Run trials until the budget is spent; False if the user stopped it."""
+    searcher = FrontierSearcher(study, config.trials)
+    if study.finished >= config.trials:
+        return True
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            worker.TrialWorker,
+            settings=config,
+            base=base,
+            open_workshop=parts.open_workshop,
+            body=parts.body,
+        ),
+        share.resources,
+    )
+    reference = record.reference(current)
+    with (
+        tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
+        Progress(study, config.trials, reference, console) as progress,
+    ):
+        tuner = Tuner(
+            trainable,
+            tune_config=TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=share.slots,
+                reuse_actors=True,
+                trial_name_creator=worker.trial_name,
+                trial_dirname_creator=worker.trial_name,
+            ),
+            run_config=RunConfig(
+                name="tune",
+                storage_path=config.resources.storage_path or scratch,
+                callbacks=[progress],
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    stopped = bool(study.running)  # Tune left trials behind: Ctrl-C
+    study.close()
+    if searcher.error:
+        raise searcher.error
+    return not stopped or study.finished >= config.trials
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    from search import config as configuration
+
+    return configuration.to_dict(config)

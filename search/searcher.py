@@ -1,0 +1,83 @@
+"""The bridge from a Study to Ray Tune: suggestions out, ends of trials in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from pruning.errors import UserError
+from search.candidate import Outcome
+from search.ledger import STATUSES
+from search.study import Study
+
+_OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
+
+
+class FrontierSearcher(Searcher):
+    """Candidates of `study` until `budget` trials have ended, those of earlier sessions included.
+
+    Each report of a trial carries fields of `Outcome` (top1_val, epochs, ...); the last one of a
+    trial that ran to its end also has `status` (and `reason`). Without a status it was stopped.
+    Metric and mode stay unset: Tune would demand them in every report. A ledger that cannot be
+    written ends the search; `error` then says why.
+    """
+
+    def __init__(self, study: Study, budget: int) -> None:
+        super().__init__()
+        self.study, self.budget = study, budget
+        self.error: UserError | None = None
+        self._trials: dict[str, str] = {}  # Tune's trial id -> ours
+
+    def suggest(self, trial_id: str) -> Any:
+        """A flat configuration, None (wait for running trials) or FINISHED."""
+        running = len(self.study.running)
+        if self.error or self.study.finished >= self.budget:
+            return Searcher.FINISHED
+        if self.study.finished + running >= self.budget:
+            return None
+        try:
+            candidate = self.study.ask()
+        except UserError as error:
+            self.error = error
+            return Searcher.FINISHED
+        if candidate is None:
+            return None if running else Searcher.FINISHED
+        self._trials[trial_id] = candidate.trial_id
+        return candidate.to_config()
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        ours = self._trials.pop(trial_id, None)
+        if ours not in self.study.running:
+            return
+        if result is None and not error:  # removed before it ran
+            self.study.abandon(ours)
+            return
+        try:
+            self.study.tell(ours, outcome_of(result or {}, error))
+        except UserError as failure:  # Tune would log it and go on
+            self.error = failure
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the one truth, and Tune's restore is not used."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+def outcome_of(result: Mapping[str, Any], error: bool = False) -> Outcome:
+    """How a trial ended, from its last report (flat; foreign keys are ignored)."""
+    known = {name: result[name] for name in _OUTCOME if result.get(name) is not None}
+    if "widths" in known:
+        known["widths"] = tuple(int(w) for w in known["widths"])
+    status = result.get("status", "stopped")
+    reason = str(result.get("reason") or "")
+    if error:
+        status, reason = "failed", reason or "the trial's worker raised or died; see its log"
+    elif status not in STATUSES:
+        status, reason = "failed", f"unknown status {status!r} reported"
+    return Outcome(status=status, reason=reason, **known)

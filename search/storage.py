@@ -1,0 +1,95 @@
+"""Files on a disk or in an object store: what the ledger needs beyond reading and writing whole."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pyarrow import fs
+
+from pruning import uri
+from pruning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Location:
+    """A path on an opened file system; `location / "name"` is a path below it."""
+
+    filesystem: fs.FileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.filesystem, f"{self.path}/{name}")
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+
+def open_uri(address: str | os.PathLike[str]) -> Location:
+    """Location of a local path or of a URI (file://, s3://, gs://, ...); UserError if unknown."""
+    filesystem, path = uri.filesystem(address)
+    return Location(filesystem, path.rstrip("/"))
+
+
+def write_atomic(location: Location, data: bytes) -> None:
+    """Write all of `data` or nothing: temp and rename on disks, one put on object stores.
+
+    Raises UserError, naming path and remedy, where it cannot be written.
+    """
+    if location.is_local:
+        uri.write(location.path, data)
+        return
+    try:
+        with location.filesystem.open_output_stream(location.path) as stream:
+            stream.write(data)
+    except OSError as error:
+        line = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot write {location} ({line}); check address and access") from error
+
+
+def read_bytes(location: Location) -> bytes:
+    """The whole content; FileNotFoundError where there is none."""
+    with location.filesystem.open_input_stream(location.path) as stream:
+        return bytes(stream.read())
+
+
+def exists(location: Location) -> bool:
+    return location.filesystem.get_file_info(location.path).type != fs.FileType.NotFound
+
+
+def list_files(location: Location, suffix: str = "") -> list[Location]:
+    """Files directly in a folder, by name; hidden ones, unfinished writes included, left out."""
+    selector = fs.FileSelector(location.path, allow_not_found=True)
+    infos = location.filesystem.get_file_info(selector)
+    names = sorted(info.base_name for info in infos if info.type == fs.FileType.File)
+    return [location / name for name in names if name.endswith(suffix) and name[0] != "."]
+
+
+def list_folders(location: Location) -> list[Location]:
+    """Folders directly in a folder, by name."""
+    infos = location.filesystem.get_file_info(fs.FileSelector(location.path, allow_not_found=True))
+    names = sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+    return [location / name for name in names]
+
+
+def remove_folder(location: Location) -> None:
+    """Delete a folder and all that is in it."""
+    location.filesystem.delete_dir(location.path)
+
+
+def set_aside(location: Location, suffix: str = ".damaged") -> Location | None:
+    """Rename a file out of the way; None where that cannot be done."""
+    aside = Location(location.filesystem, location.path + suffix)
+    try:
+        location.filesystem.move(location.path, aside.path)
+    except OSError:
+        return None
+    return aside

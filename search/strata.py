@@ -1,0 +1,39 @@
+"""Strata of the MAC range: how evenly a search covers it, and where it should look next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Strata:
+    """`bins` intervals of equal size in log MACs. low, high: shares of the base MACs."""
+
+    low: float
+    high: float
+    bins: int = 10
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """Shares of the base MACs [bins + 1]."""
+        return np.geomspace(self.low, self.high, self.bins + 1)
+
+    def counts(self, shares: ArrayLike) -> NDArray[np.int64]:
+        """Trials per bin, int64 [bins]; what lies outside counts in the nearest bin."""
+        inside = np.clip(np.asarray(shares, dtype=np.float64), self.low, self.high)
+        where = np.searchsorted(self.edges[1:-1], inside, side="right")
+        return np.bincount(where.ravel(), minlength=self.bins)
+
+    def hit(self, shares: ArrayLike) -> int:
+        """Number of bins with at least one trial."""
+        return int((self.counts(shares) > 0).sum())
+
+    def sparse_share(self, shares: ArrayLike, rng: np.random.Generator) -> float:
+        """A MAC share, even in log, from one of the bins with the fewest trials."""
+        counts = self.counts(shares)
+        chosen = int(rng.choice(np.flatnonzero(counts == counts.min())))
+        low, high = np.log(self.edges[chosen]), np.log(self.edges[chosen + 1])
+        return float(np.clip(np.exp(rng.uniform(low, high)), self.low, self.high))

@@ -1,0 +1,251 @@
+"""The study: asks for candidates worth running, is told how they ended, rebuilt from the ledger.
+
+The ledger is the one truth: a row for each trial that ended, infeasible ones included, and each
+architecture once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from pruning.cost import Cost
+from pruning.widths import Lattice
+from search import pareto, samplers
+from search.candidate import Candidate, Limits, Outcome, Seed
+from search.ledger import Ledger, Row, arch_hash, trial_id
+from search.proposer import TRIAL_ID, Proposer
+from search.space import RATIO, Params, Proposal, Space, complete, neighbour
+from search.strata import Strata
+
+
+class Study:
+    """Ask for the next candidate, tell how it ended; the ledger has a row for every end."""
+
+    def __init__(
+        self,
+        space: Space,
+        ledger: Ledger,
+        cost: Cost,
+        lat: Lattice,
+        *,
+        sampler: str = "tpe",
+        seeds: Iterable[Seed] = (),
+        warm: Iterable[Row] = (),
+        limits: Limits | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        strata: Strata | None = None,
+        stratify_every: int = 4,
+        concurrency: int = 1,
+        tries: int = 4,
+    ) -> None:
+        """Rebuild the study from the ledger's rows.
+
+        `warm`: rows of another run, which teach the sampler and are neither counted nor skipped.
+        `strata`: every `stratify_every`-th proposal, and each after an infeasible or known one, aims
+        at a bin with the fewest trials.
+        `tries`: infeasible or known proposals in a row before the frontier is mutated instead.
+        """
+        self.space, self.ledger, self.cost, self.lat = space, ledger, cost, lat
+        self.limits, self.recipe = limits or Limits(), dict(recipe or {})
+        self.seed, self.tries = seed, tries
+        self.strata, self.stratify_every = strata, stratify_every
+        self.rows: list[Row] = []
+        self.running: dict[str, tuple[Candidate, int]] = {}
+        self.proposer = Proposer(
+            space, sampler, seed=seed, base_macs=cost.base_macs, concurrency=concurrency
+        )
+        self._seeds = deque(seeds)
+        self._known: set[str] = set()
+        for row in warm:
+            self._replay(row, f"warm {row.trial_id}")
+        for row in ledger.rows():
+            self._replay(row, row.trial_id)
+            self._record(row)
+        self.next_number = max((row.number for row in self.rows), default=-1) + 1
+
+    @property
+    def finished(self) -> int:
+        """Trials that ran and ended, this run's earlier sessions included."""
+        return sum(row.status != "infeasible" for row in self.rows)
+
+    def ask(self) -> Candidate | None:
+        """The next network to run; None where no new feasible one was found.
+
+        Infeasible and known ones are answered here, from closed forms and ledger, and never run.
+        """
+        return self._next_seed() or self._sampled() or self._mutated()
+
+    def tell(self, trial: str, outcome: Outcome) -> Row:
+        """Write the row of a running trial, then tell Optuna. UserError if it cannot be written."""
+        candidate, number = self.running.pop(trial)
+        row = self._row(candidate, outcome)
+        try:
+            self.ledger.write(row)
+        except BaseException:
+            self.proposer.fail(number)
+            raise
+        self.proposer.finish(number, row)
+        self._record(row)
+        return row
+
+    def abandon(self, trial: str) -> None:
+        """Forget a running trial without a row; it may be proposed again."""
+        candidate, number = self.running.pop(trial)
+        self._known.discard(candidate.arch_hash)
+        self.proposer.fail(number)
+
+    def close(self) -> None:
+        """Abandon whatever still runs: no Optuna trial stays RUNNING."""
+        for trial in list(self.running):
+            self.abandon(trial)
+
+    def trial_of(self, row: Row) -> FrozenTrial:
+        """The Optuna trial of a ledger row."""
+        trials = self.proposer.study.get_trials(deepcopy=False)
+        return next(t for t in trials if t.user_attrs.get(TRIAL_ID) == row.trial_id)
+
+    def _next_seed(self) -> Candidate | None:
+        while self._seeds:
+            seed = self._seeds.popleft()
+            asked = int(self.cost.macs(np.array(seed.widths)))
+            proposal = Proposal("seed", seed.method, asked, seed.widths, seed.scalars)
+            if candidate := self._start(
+                self._candidate(proposal, self._encode(proposal), seed.name)
+            ):
+                return candidate
+        return None
+
+    def _sampled(self) -> Candidate | None:
+        for attempt in range(self.tries):
+            key = self.next_number
+            # a sampler that has converged repeats itself: the next try must look elsewhere
+            stratified = attempt > 0 or key % self.stratify_every == 0
+            fixed = {RATIO: self._sparse_share()} if self.strata and stratified else None
+            number = self.proposer.propose(key, attempt, fixed)
+            params = self.proposer.params(number)
+            candidate = self._candidate(self.space.resolve(params), params, "sampler")
+            if started := self._start(candidate, number):
+                return started
+        return None
+
+    def _mutated(self) -> Candidate | None:
+        """A few steps away from a member of the frontier, the lonely ones more often."""
+        rng = self._rng(self.tries)
+        parents = self._frontier()
+        if not parents:
+            return None
+        place = np.log([row.macs for row in parents])
+        gaps = np.diff(place, prepend=place[0]) + np.diff(place, append=place[-1])
+        for _ in range(64):
+            first, second = rng.integers(len(parents), size=2)
+            parent = parents[first if gaps[first] > gaps[second] else second]
+            widths = tuple(neighbour(self.lat, parent.widths, rng).tolist())
+            if max(self._constraints(widths).values(), default=0) > 0:
+                continue
+            asked = int(self.cost.macs(np.array(widths)))
+            scalars = parent.proposal.get("scalars", {})
+            proposal = Proposal("mutation", parent.method, asked, widths, scalars)
+            candidate = self._candidate(proposal, self._encode(proposal), parent.trial_id)
+            if started := self._start(candidate):
+                return started
+        return None
+
+    def _start(self, candidate: Candidate, number: int | None = None) -> Candidate | None:
+        """The candidate, now running; None where it is known or infeasible, and so answered.
+
+        number: of the Optuna trial that proposed it; None where it has none yet.
+        """
+        if candidate.arch_hash in self._known:
+            if number is not None:
+                self.proposer.fail(number)
+            return None
+        if number is None:
+            number = self.proposer.adopt(candidate.params)
+        constraints = self._constraints(candidate.widths)
+        self.proposer.mark(number, candidate.trial_id, constraints)
+        self.next_number += 1
+        self._known.add(candidate.arch_hash)
+        self.running[candidate.trial_id] = candidate, number
+        violated = [f"{name} missed by {v:.1%}" for name, v in constraints.items() if v > 0]
+        if not violated:
+            return candidate
+        self.tell(candidate.trial_id, Outcome(status="infeasible", reason=", ".join(violated)))
+        return None
+
+    def _candidate(self, proposal: Proposal, params: Params, source: str) -> Candidate:
+        digest = arch_hash(proposal.method, proposal.widths, self.recipe, proposal.scalars)
+        return Candidate(
+            trial_id=trial_id(self.next_number, digest),
+            arch_hash=digest,
+            kind=proposal.kind,
+            source=source,
+            method=proposal.method,
+            widths=proposal.widths,
+            scalars=dict(proposal.scalars),
+            asked_macs=proposal.asked_macs,
+            params=params,
+        )
+
+    def _row(self, candidate: Candidate, outcome: Outcome) -> Row:
+        values = dataclasses.asdict(outcome)
+        for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
+            if values[name] is not None and not math.isfinite(values[name]):
+                values[name] = None
+        widths = np.array(outcome.widths or candidate.widths or (), dtype=np.int64)
+        if outcome.status == "complete" and (values["top1_val"] is None or not widths.size):
+            values |= {"status": "failed", "reason": "no finite accuracy or no widths reported"}
+        values["widths"] = tuple(widths.tolist())
+        values["started_at"] = outcome.started_at or datetime.now(UTC).isoformat()
+        return Row(
+            trial_id=candidate.trial_id,
+            arch_hash=candidate.arch_hash,
+            method=candidate.method,
+            proposal=candidate.proposal,
+            macs=int(self.cost.macs(widths)) if widths.size else 0,
+            params=int(self.cost.params(widths)) if widths.size else 0,
+            **values,
+        )
+
+    def _replay(self, row: Row, name: str) -> None:
+        params = row.proposal.get("params", {})
+        if complete(self.space, params) is None and len(row.widths) == len(self.lat.high):
+            params = self.space.encode(row.widths, row.method)
+        number = self.proposer.adopt(params)
+        self.proposer.mark(number, name, self._constraints(row.widths))
+        self.proposer.finish(number, row)
+
+    def _record(self, row: Row) -> None:
+        self.rows.append(row)
+        self._known.add(row.arch_hash)
+
+    def _constraints(self, widths: Sequence[int] | None) -> dict[str, float]:
+        if not widths:
+            return {}
+        vector = np.array(widths, dtype=np.int64)
+        return self.limits.constraints(self.cost.macs(vector), self.cost.params(vector))
+
+    def _encode(self, proposal: Proposal) -> Params:
+        assert proposal.widths is not None
+        return self.space.encode(proposal.widths, proposal.method)
+
+    def _frontier(self) -> list[Row]:
+        done = [row for row in self.rows if row.status == "complete"]
+        return [done[i] for i in pareto.front(np.array([(r.macs, r.top1_val) for r in done], float))]
+
+    def _sparse_share(self) -> float:
+        assert self.strata is not None
+        macs = [row.macs for row in self.rows if row.status == "complete"]
+        macs += [candidate.asked_macs for candidate, _ in self.running.values()]
+        return self.strata.sparse_share(np.array(macs) / self.cost.base_macs, self._rng())
+
+    def _rng(self, *keys: int) -> np.random.Generator:
+        return np.random.default_rng(samplers.seed_of(self.seed, self.next_number, *keys))

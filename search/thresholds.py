@@ -1,0 +1,140 @@
+"""Proposals by the methods' own scalars, and the mixture of both kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from pruning.cost import Cost
+from pruning.errors import UserError
+from pruning.widths import Lattice
+from search.space import (
+    KIND,
+    METHOD,
+    RATIO,
+    Distributions,
+    Params,
+    Proposal,
+    WidthProposal,
+    Widths,
+    choice,
+    mac_range,
+)
+
+
+class Scalar(Protocol):
+    """A searchable number of a method: bounds, scale, default."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def log(self) -> bool: ...
+    @property
+    def default(self) -> float: ...
+
+
+class ThresholdProposal:
+    """Methods' own scalars and the MAC share at which each allocates the widths itself.
+
+    `allocate(method, macs, scalars)` gives the widths where the driver has the method's statistics;
+    without it the trial resolves them, and duplicates show only in the scalars.
+    """
+
+    kind = "threshold"
+
+    def __init__(
+        self,
+        cost: Cost,
+        lat: Lattice,
+        methods: Mapping[str, Mapping[str, Scalar]],
+        *,
+        low: float = 0.05,
+        high: float = 1.0,
+        allocate: Callable[[str, int, Mapping[str, float]], Widths] | None = None,
+    ) -> None:
+        if not methods:
+            raise UserError("a threshold proposal needs a method; name one with search.method")
+        self.cost, self.methods, self.allocate = cost, dict(methods), allocate
+        self.low, self.high = mac_range(cost, lat, low, high)
+
+    def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
+        found: Distributions = {RATIO: FloatDistribution(self.low, self.high, log=True)}
+        found |= choice(METHOD, tuple(self.methods))
+        if params is None:
+            chosen = list(self.methods)
+        elif len(self.methods) == 1 or METHOD in params:
+            chosen = [params.get(METHOD, next(iter(self.methods)))]
+        else:
+            chosen = []
+        for method in chosen:
+            for name, scalar in self.methods[method].items():
+                found[f"{method}.{name}"] = _number(scalar)
+        return found
+
+    def resolve(self, params: Mapping[str, Any]) -> Proposal:
+        method = params.get(METHOD, next(iter(self.methods)))
+        asked = round(params[RATIO] * self.cost.base_macs)
+        scalars = {name: params[f"{method}.{name}"] for name in self.methods[method]}
+        widths = None
+        if self.allocate is not None:
+            widths = tuple(int(w) for w in self.allocate(method, asked, scalars))
+        return Proposal(self.kind, method, asked, widths, scalars)
+
+    def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
+        """The method at its defaults and the widths' MACs; widths themselves have no parameters."""
+        chosen = method if method in self.methods else next(iter(self.methods))
+        ratio = self.cost.macs(np.asarray(widths, dtype=np.int64)) / self.cost.base_macs
+        params: Params = {RATIO: float(np.clip(ratio, self.low, self.high))}
+        if len(self.methods) > 1:
+            params[METHOD] = chosen
+        return params | {f"{chosen}.{n}": s.default for n, s in self.methods[chosen].items()}
+
+
+class MixedProposal:
+    """Each trial one of the two: `kind` is chosen first, then its own parameters."""
+
+    def __init__(self, widths: WidthProposal, threshold: ThresholdProposal) -> None:
+        self.spaces: dict[str, WidthProposal | ThresholdProposal] = {
+            widths.kind: widths,
+            threshold.kind: threshold,
+        }
+        # one distribution per name in a study: the choice of method must offer the same names
+        names = dict.fromkeys((*widths.methods, *threshold.methods))
+        self._renamed = {kind: f"{kind}.{METHOD}" for kind in self.spaces} if len(names) > 1 else {}
+        if (widths.low, widths.high) != (threshold.low, threshold.high):
+            raise ValueError("mixed proposals need one MAC range")
+
+    def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
+        found: Distributions = {KIND: CategoricalDistribution(tuple(self.spaces))}
+        if params is None:
+            for kind in self.spaces:
+                found |= self._outer(kind, self.spaces[kind].distributions())
+        elif KIND in params:
+            kind = params[KIND]
+            found |= self._outer(kind, self.spaces[kind].distributions(self._inner(kind, params)))
+        return found
+
+    def resolve(self, params: Mapping[str, Any]) -> Proposal:
+        kind = params[KIND]
+        return self.spaces[kind].resolve(self._inner(kind, params))
+
+    def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
+        kind = WidthProposal.kind
+        return {KIND: kind} | self._outer(kind, self.spaces[kind].encode(widths, method))
+
+    def _outer(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:
+        renamed = self._renamed.get(kind, METHOD)
+        return {renamed if name == METHOD else name: value for name, value in values.items()}
+
+    def _inner(self, kind: str, params: Mapping[str, Any]) -> Params:
+        renamed = self._renamed.get(kind, METHOD)
+        return {METHOD if name == renamed else name: value for name, value in params.items()}
+
+
+def _number(scalar: Scalar) -> FloatDistribution:
+    return FloatDistribution(scalar.low, scalar.high, log=scalar.log)

@@ -1,0 +1,179 @@
+"""One trial: cut, repair, recalibrate, score, fine-tune. No Ray in here."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning import checkpoint, methods
+from pruning.errors import UserError
+from pruning.finetune import Recipe, evaluate, finetune
+from pruning.images import Images
+from pruning.methods import Problem, State
+from pruning.statistics import recalibrate
+from pruning.surgery import cut
+from search import data
+from search.base import SCORING_BATCH, Base, calibration, problem
+from search.candidate import Candidate
+from search.options import Config
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all trials of one worker share, on its device; made once, never modified."""
+
+    config: Config
+    base: Base
+    model: nn.Module
+    problem: Problem
+    train: Images
+    val: Images
+    test: Images
+    calibration: Images
+    states: Mapping[str, State]
+    device: str
+
+    @classmethod
+    def open(cls, config: Config, base: Base, device: str = "cpu") -> Workshop:
+        splits = data.load(config.data, config.seed)
+        train = splits.train.to(device)
+        model = base.model(config)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(
+            config=config,
+            base=base,
+            model=model,
+            problem=problem(base.channel_graph(), config.search),
+            train=train,
+            val=splits.val.to(device),
+            test=splits.test.to(device),
+            calibration=calibration(train, config.seed),
+            states=base.states,
+            device=device,
+        )
+
+    def score(self, model: nn.Module) -> float:
+        """Top-1 on the validation split, a fraction."""
+        return evaluate(model, self.val.batches(SCORING_BATCH))
+
+
+def run(work: Workshop, candidate: Candidate) -> Iterator[Report]:
+    """Reports of one trial: after the cut, after each epoch, and last one with a `status`.
+
+    Running out of memory is tried again once with half the batch; what else a network does wrong
+    is a report with status failed and the reason.
+    """
+    recipe = work.config.finetune.recipe()
+    try:
+        try:
+            yield from _attempt(work, candidate, recipe)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            half = replace(recipe, batch=max(1, recipe.batch // 2))
+            _free(work.device)
+            reason = f"out of memory; ran with batch {half.batch} instead of {recipe.batch}"
+            yield from _attempt(work, candidate, half, reason)
+    except UserError:
+        raise  # a disk that is full or the like: the next trial would meet it too
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        _free(work.device)
+        yield {"status": "failed", "reason": f"{type(error).__name__}: {first}"}
+
+
+def seed_of(config: Config, arch_hash: str) -> int:
+    """The trial's seed: the same for the same architecture, whenever and wherever it runs."""
+    return (int(arch_hash[:7], 16) + config.seed) % 2**31
+
+
+def slim(work: Workshop, method: str, widths: np.ndarray, scalars: Mapping[str, float]) -> Slimmed:
+    """Cut the base model to widths as the method selects, and measure it before any training."""
+    began = time.perf_counter()
+    graph, state = work.problem.graph, work.states[method]
+    keep = methods.get(method).select(state, work.problem, widths, **scalars)
+    model = cut(work.model, graph, keep)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cut_s = time.perf_counter() - began
+    pruned = work.score(model)
+    began = time.perf_counter()
+    recalibrate(model, work.calibration.batches(256))
+    return Slimmed(model, graph.kept_widths(keep), pruned, cut_s + time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """A cut and repaired network; `pruned`: top-1 on val before BN was recalibrated."""
+
+    model: nn.Module
+    widths: np.ndarray
+    pruned: float
+    seconds: float
+
+
+def save(work: Workshop, model: nn.Module, widths: np.ndarray, place: str, **extra: Any) -> str:
+    """Write a slim model to its file; returns the path or URI."""
+    names = (group.name for group in work.problem.graph.groups)
+    kept = dict(zip(names, widths.tolist(), strict=True))
+    checkpoint.save(model, place, replace(work.base.info, widths=kept, extra=extra))
+    return place
+
+
+def _attempt(
+    work: Workshop, candidate: Candidate, recipe: Recipe, reason: str = ""
+) -> Iterator[Report]:
+    began = time.perf_counter()
+    seed = seed_of(work.config, candidate.arch_hash)
+    report: Report = {
+        "reason": reason,
+        "seed": seed,
+        "host": platform.node(),
+        "device": device_name(work.device),
+        "started_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    asked = np.array(candidate.widths, dtype=np.int64)
+    if (asked == work.problem.graph.widths).all():
+        model, widths, epochs = work.model, asked, 0.0
+        report |= dict.fromkeys(("top1_pruned", "top1_recalibrated", "top1_val"), work.base.val)
+    else:
+        slimmed = slim(work, candidate.method, asked, candidate.scalars)
+        model, widths, epochs = slimmed.model, slimmed.widths, recipe.epochs
+        recalibrated = work.score(model)
+        report |= {"top1_pruned": slimmed.pruned, "prune_s": slimmed.seconds}
+        report |= {"top1_recalibrated": recalibrated, "top1_val": recalibrated}
+    report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0}
+    if epochs:
+        yield report | {"wall_s": time.perf_counter() - began}
+        for epoch in finetune(model, work.train, recipe, seed=seed, teacher=work.model):
+            report["finetune_s"] += epoch.seconds
+            report |= {"epochs": epoch.epoch, "top1_val": work.score(model)}
+            if epoch.epoch < epochs:
+                yield report | {"wall_s": time.perf_counter() - began}
+    place = f"{work.config.out}/checkpoints/{candidate.trial_id}.safetensors"
+    report["checkpoint"] = save(work, model, widths, place, top1_val=report["top1_val"])
+    yield report | {"status": "complete", "wall_s": time.perf_counter() - began}
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "out of memory" in str(error) or "can't allocate memory" in str(error)
+    )
+
+
+def _free(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()

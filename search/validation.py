@@ -1,0 +1,124 @@
+"""Checks of a configuration, made once, at the boundary; messages name the key and a remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruning.errors import UserError
+from search import quantity
+from search.options import Config, RecipeConfig, ResourceConfig, SearchConfig
+
+LIMITS = ("max_macs", "min_macs", "max_params", "max_latency_ms")
+
+
+def validate(config: Config) -> None:
+    """Raise UserError where values cannot work, alone or together. Reads no images or weights."""
+    _need(config.trials >= 1, "trials", config.trials, "1 or more")
+    _need(config.seed >= 0, "seed", config.seed, "0 or more")
+    _need(bool(config.out.strip()), "out", repr(config.out), "a folder or URI for the run")
+    _validate_search(config.search)
+    _validate_limits(config.search)
+    _validate_resources(config.resources)
+    _validate_paths(config)
+    _need(config.base.epochs > 0, "base.epochs", config.base.epochs, "above 0")
+    _validate_recipe(config.base, "base")
+    _validate_recipe(config.finetune, "finetune")
+    method_names(config.search.method)
+
+
+def method_names(spec: str) -> tuple[str, ...]:
+    """Pruning methods in a comma list, or all of them; raises UserError."""
+    from pruning import methods  # imports torch
+
+    known = tuple(methods.names())
+    if spec.strip() == "all":
+        return known
+    names = tuple(dict.fromkeys(name.strip() for name in spec.split(",")))
+    for name in names:
+        _need(name in known, "search.method", repr(name), f"one of {', '.join(known)}, or all")
+    return names
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is a local file or folder, not an address or published weights."""
+    return "://" not in path and not path.startswith("torchvision:")
+
+
+def _validate_search(s: SearchConfig) -> None:
+    ratio, offset = s.min_ratio, s.offset_range
+    _need(0 < ratio < 1, "search.min_ratio", ratio, "a share above 0 and below 1, as in 0.1")
+    _need(0 <= offset < 1, "search.offset_range", offset, "a share from 0 to below 1, as in 0.5")
+    _need(s.divisor == "auto" or s.divisor >= 1, "search.divisor", s.divisor, "auto, or 1 or more")
+    _need(s.screen >= 0, "search.screen", s.screen, "0 (off) or more")
+    _need(s.final_seeds >= 0, "search.final_seeds", s.final_seeds, "0 or more")
+    for key in ("final_epochs", "trial_timeout_s"):
+        value = getattr(s, key)
+        _need(value is None or value > 0, f"search.{key}", value, "above 0, or null")
+    if s.reference_point is not None:
+        macs, accuracy = s.reference_point
+        wanted = "[MACs above 0, an accuracy from 0 to below 1]"
+        good = macs > 0 and 0 <= accuracy < 1
+        _need(good, "search.reference_point", list(s.reference_point), wanted)
+
+
+def _validate_recipe(options: RecipeConfig, part: str) -> None:
+    try:
+        options.recipe()  # imports torch
+    except UserError as error:
+        raise UserError(f"{part}.{error}") from None
+
+
+def _validate_limits(s: SearchConfig) -> None:
+    given = {key: getattr(s, key) for key in LIMITS}
+    found = {k: quantity.parse(v, f"search.{k}") for k, v in given.items() if v is not None}
+    low, high = found.get("min_macs"), found.get("max_macs")
+    if low and high and low.relative == high.relative and low.value >= high.value:
+        raise UserError(
+            f"search.min_macs {s.min_macs} is not below search.max_macs {s.max_macs}; lower it"
+        )
+
+
+def _validate_resources(r: ResourceConfig) -> None:
+    wanted = "0, a whole number, or 1/n such as 0.5 or 0.25; other shares leave a part of it idle"
+    gpus = r.gpus_per_trial
+    _need(gpus is None or _divides(gpus), "resources.gpus_per_trial", gpus, wanted)
+    _need(r.cpus_per_trial > 0, "resources.cpus_per_trial", r.cpus_per_trial, "above 0, as in 1")
+    most, share = r.max_concurrent, r.memory_fraction
+    _need(most is None or most >= 1, "resources.max_concurrent", most, "1 or more, or null")
+    good = share is None or 0 < share <= 1
+    _need(good, "resources.memory_fraction", share, "a share above 0 and up to 1, or null")
+
+
+def _divides(gpus: float) -> bool:
+    if 0 < gpus < 1:
+        return abs(1 / gpus - round(1 / gpus)) < 0.05  # 0.33 is meant to be a third
+    return gpus >= 0 and gpus == int(gpus)
+
+
+def _validate_paths(config: Config) -> None:
+    data = config.data
+    if data.name != "digits" and data.root is None:
+        raise UserError(
+            f"data.root is missing; name the folder of the {data.name} images, "
+            "as in --data.root data"
+        )
+    if data.root is not None and is_local(data.root) and not data.download:
+        missing = not Path(data.root).is_dir()
+        _need(not missing, "data.root", data.root, "a folder that is there; correct the path")
+    weights, warm, out = config.model.weights, config.search.warm_start, config.out
+    if weights is not None and is_local(weights) and not Path(weights).is_file():
+        raise UserError(
+            f"model.weights: there is no file {weights}; correct the path, "
+            "or set null to train a base model"
+        )
+    if warm is not None and is_local(warm) and not (Path(warm) / "run.json").is_file():
+        raise UserError(
+            f"search.warm_start: {warm} holds no run.json; name the folder of an earlier run"
+        )
+    if is_local(out) and Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"out: {out} is a file; name a folder")
+
+
+def _need(good: bool, key: str, value: object, wanted: str) -> None:
+    if not good:
+        raise UserError(f"{key} {value}: must be {wanted}")

@@ -1,0 +1,299 @@
+"""Networks by name: structure against published numbers, weights against their files."""
+
+from __future__ import annotations
+
+import io
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms.functional import normalize, to_tensor
+
+from pruning import trace, zoo
+from pruning.errors import UserError
+
+# million MACs of conv and linear layers, million parameters
+SIZES = {
+    "resnet20": (40.81, 0.272),
+    "resnet32": (69.12, 0.467),
+    "resnet44": (97.44, 0.661),
+    "resnet56": (125.75, 0.856),
+    "resnet110": (253.15, 1.731),
+    "vgg16_bn": (313.20, 14.724),
+    "mobilenet_v2": (87.98, 2.237),
+    "densenet40": (264.81, 1.020),
+    "digits": (1.12, 0.043),
+}
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    return (1, 8, 8) if name == "digits" else (3, 32, 32)
+
+
+def test_registry_lists_every_network() -> None:
+    assert set(zoo.registry()) == set(SIZES)
+    assert zoo.names()[: len(SIZES)] == tuple(zoo.registry())
+    assert "torchvision:resnet50" in zoo.names()
+    assert "torchvision:fcn_resnet50" not in zoo.names()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_size(name: str) -> None:
+    model = zoo.resolve(name).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        out = model(torch.randn(1, *image_shape(name)))
+    macs, params = SIZES[name]
+    assert out.shape == (1, 10)
+    assert counter.get_total_flops() / 2e6 == pytest.approx(macs, abs=0.01)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(params, abs=0.001)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_classes_and_channels(name: str) -> None:
+    model = zoo.resolve(f"zoo:{name}", {"num_classes": 7, "in_channels": 2}).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 2, *image_shape(name)[1:])).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v2"])
+def test_names_are_torchvisions(name: str) -> None:
+    whole = (
+        torchvision.models.resnet18() if name == "resnet20" else zoo.resolve(f"torchvision:{name}")
+    )
+    theirs = set(whole.state_dict())
+    depths = ("layer1.2", "layer2.2", "layer3.2", "classifier")
+    ours = {n for n in zoo.resolve(name).state_dict() if not n.startswith(depths)}
+    assert ours <= theirs
+
+
+def test_mobilenet_is_torchvisions_but_for_strides() -> None:
+    ours, theirs = (
+        zoo.resolve("mobilenet_v2"),
+        zoo.resolve("torchvision:mobilenet_v2", {"num_classes": 10}),
+    )
+    theirs.load_state_dict(ours.state_dict())
+    for name in ("features.0.0", "features.2.conv.1.0"):
+        setattr(theirs.get_submodule(name), "stride", (1, 1))  # noqa: B010
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+def test_dense_layers_see_all_earlier_channels() -> None:
+    model = zoo.resolve("densenet40")
+    inputs = [
+        m.in_channels
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
+    blocks = [list(range(start, start + 144, 12)) for start in (16, 160, 304)]
+    assert inputs == [3, *blocks[0], *blocks[1], *blocks[2]]
+
+
+def test_digits_learns_and_has_groups_to_prune() -> None:
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
+    y = torch.tensor(labels)
+    train, test = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)
+    torch.manual_seed(0)
+    model = zoo.resolve("digits")
+    assert len(trace(model, (1, 8, 8)).groups) == 6
+    _train(model, x[train], y[train], epochs=5)
+    with torch.no_grad():
+        hits = model.eval()(x[test]).argmax(1) == y[test]
+    assert hits.float().mean() >= 0.97
+
+
+def _train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, batch: int = 64) -> None:
+    steps = epochs * (len(x) // batch)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+    for _ in range(epochs):
+        order = torch.randperm(len(x))
+        for rows in order[: len(x) // batch * batch].view(-1, batch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+def test_torchvision_networks_give_one_output(name: str) -> None:
+    model = zoo.resolve(f"torchvision:{name}", {"num_classes": 3})
+    assert not any(n.lower().startswith("aux") for n, _ in model.named_modules())
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 3, 96, 96)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "args", "words"),
+    [
+        ("resnet50", {}, ["torchvision:resnet50", "resnet56"]),
+        ("zoo:resnet2O", {}, ["resnet20"]),
+        ("torchvision:resnet5O", {}, ["torchvision:resnet50"]),
+        ("quite_else", {}, ["known are", "densenet40"]),
+        ("resnet20", {"classes": 3}, ["classes", "model.args"]),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, ["'weights'", "model.weights"]),
+        ("torch.nn:Identity", {}, ["trust"]),
+    ],
+)
+def test_bad_names_and_arguments(spec: str, args: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        zoo.resolve(spec, args)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("no_such_module:net", "PYTHONPATH"),
+        ("torch.nn:NoSuchNet", "PYTHONPATH"),
+        ("collections:Counter", "must return nn.Module"),
+    ],
+)
+def test_bad_trusted_factories(spec: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        zoo.resolve(spec, trust=True)
+
+
+def test_trusted_factory() -> None:
+    model = zoo.resolve("torch.nn:Linear", {"in_features": 3, "out_features": 2}, trust=True)
+    assert isinstance(model, nn.Linear)
+
+
+def test_timm_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(UserError, match=r"slimfront\[timm\]"):
+        zoo.resolve("timm:resnet18")
+
+
+def test_timm_network() -> None:
+    timm = pytest.importorskip("timm")
+    assert type(zoo.resolve("timm:resnet18")) is type(timm.create_model("resnet18"))
+    with pytest.raises(UserError, match="timm:resnet18"):
+        zoo.resolve("timm:resnet1B")
+
+
+def test_weights_of_half_precision_become_the_models(tmp_path: Path) -> None:
+    source, model = zoo.resolve("resnet20"), zoo.resolve("resnet20")
+    half = {n: t.half() if t.is_floating_point() else t for n, t in source.state_dict().items()}
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(half, file, {"mean": "0.5"})
+    assert zoo.load_weights(model, file) == {"mean": "0.5"}
+    assert all(torch.equal(t, half[n].to(t.dtype)) for n, t in model.state_dict().items())
+    assert model.get_parameter("fc.weight").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "words"),
+    [
+        (
+            "resnet20",
+            {"num_classes": 7},
+            "10 classes, the network 7; set model.args.num_classes to 10",
+        ),
+        ("resnet20", {"in_channels": 1}, "conv1.weight"),
+        ("resnet32", {}, "lacks layer"),
+        ("vgg16_bn", {}, "lacks features"),
+    ],
+)
+def test_weights_of_another_network(
+    name: str, args: dict[str, int], words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(zoo.resolve("resnet20").state_dict(), file)
+    model = zoo.resolve(name, args)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(UserError, match=words):
+        zoo.load_weights(model, file)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_unreadable_weights(tmp_path: Path) -> None:
+    model = zoo.resolve("digits")
+    pickle = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), pickle)
+    with pytest.raises(UserError, match=r"save_file\(torch.load"):
+        zoo.load_weights(model, pickle)
+    with pytest.raises(UserError, match="safetensors file"):
+        zoo.load_weights(model, pickle.rename(tmp_path / "weights.safetensors"))
+    with pytest.raises(UserError, match="no file"):
+        zoo.load_weights(model, tmp_path / "missing.safetensors")
+
+
+def test_weights_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    source, model = zoo.resolve("digits"), zoo.resolve("digits")
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "digits.safetensors", {"a": "b"})
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert zoo.load_weights(model, f"{address}/digits.safetensors") == {"a": "b"}
+        with pytest.raises(UserError, match="404"):
+            zoo.load_weights(model, f"{address}/missing.safetensors")
+        server.shutdown()
+    assert torch.equal(model.get_parameter("fc.weight"), source.get_parameter("fc.weight"))
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "googlenet"])
+def test_published_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file as torchvision publishes it, with old names and auxiliary heads, in its cache."""
+    # random heads of GoogLeNet take seconds by default
+    args = {"init_weights": False} if name == "googlenet" else {}
+    source = torchvision.models.get_model(name, weights=None, **args)
+    old = {
+        n.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2.")
+        if "denselayer" in n
+        else n: t
+        for n, t in source.state_dict().items()
+    }
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    url = torchvision.models.get_model_weights(name)["DEFAULT"].url
+    torch.save(old, cache / url.rpartition("/")[2])
+    model = zoo.resolve(f"torchvision:{name}")
+    metadata = zoo.load_weights(model, "torchvision:IMAGENET1K_V1")
+    assert metadata["mean"] == "0.485,0.456,0.406"
+    theirs = source.state_dict()
+    assert all(torch.equal(tensor, theirs[n]) for n, tensor in model.state_dict().items())
+
+
+def test_published_weights_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    model = zoo.resolve("torchvision:squeezenet1_1")
+    with pytest.raises(UserError, match="TORCH_HOME"):
+        zoo.load_weights(model, "torchvision:DEFAULT")
+    with pytest.raises(UserError, match="known are IMAGENET1K_V1"):
+        zoo.load_weights(model, "torchvision:IMAGENET1K_V9")
+    with pytest.raises(UserError, match="torchvision:"):
+        zoo.load_weights(zoo.resolve("resnet20"), "torchvision:DEFAULT")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_45k", "resnet56", "vgg16_bn"])
+def test_trained_weights_recognise_images(name: str, shared: Path) -> None:
+    model = zoo.resolve(name.partition("_45k")[0]).eval()
+    metadata = zoo.load_weights(model, shared / "weights" / "cifar10" / f"{name}.safetensors")
+    mean, std = ([float(v) for v in metadata[key].split(",")] for key in ("mean", "std"))
+    file = pq.ParquetFile(shared / "data" / "cifar10" / "test-00000-of-00001.parquet")
+    rows = next(file.iter_batches(400)).to_pylist()
+    images = [to_tensor(Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB")) for row in rows]
+    with torch.no_grad():
+        guesses = model(normalize(torch.stack(images), mean, std)).argmax(1)
+    top1 = (guesses == torch.tensor([row["label"] for row in rows])).float().mean().item()
+    # three standard errors of a mean of 400
+    assert top1 == pytest.approx(float(metadata["test_top1"]) / 100, abs=0.045)
