@@ -1,5 +1,6 @@
 """Structured channel pruning of any nn.Module: trace, cost, cut, repair, save."""
 
+from pruning.checkpoint import ModelInfo, load, save
 from pruning.cost import Cost
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Group, Keep, Layer
@@ -14,9 +15,12 @@ __all__ = [
     "Keep",
     "Lattice",
     "Layer",
+    "ModelInfo",
     "UserError",
     "cut",
     "lattice",
+    "load",
+    "save",
     "trace",
     "uniform",
 ]

@@ -63,6 +63,14 @@ def filesystem(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
         ) from error
 
 
+def join(uri: str | os.PathLike[str], *names: str) -> str:
+    """Address of a file below a folder; a query, as in s3://b/run?region=x, stays last."""
+    folder, mark, query = (
+        os.fspath(uri).partition("?") if "://" in os.fspath(uri) else (os.fspath(uri), "", "")
+    )
+    return "/".join([folder.rstrip("/"), *names]) + mark + query
+
+
 def open_input(uri: str | os.PathLike[str]) -> IO[bytes]:
     """Seekable binary stream of a file; UserError where there is none."""
     try:

@@ -80,7 +80,6 @@ def prepare(
     config = _fit_to_data(config, splits)
     net, seconds = _build(config, stored, train, device, say)
     net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    _check_classes(net, config, train)
     graph = trace(net, train.shape)
     val = evaluate(net, splits.val.to(device).batches(SCORING_BATCH))
     test = evaluate(net, splits.test.to(device).batches(SCORING_BATCH))
@@ -124,6 +123,8 @@ def _build(
     net = zoo.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
     if config.model.weights is not None:
         zoo.load_weights(net, config.model.weights)
+    _check_classes(net.eval(), config, train)
+    if config.model.weights is not None:
         return net, 0.0
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
     began = time.perf_counter()
@@ -144,7 +145,7 @@ def _fit_to_data(config: Config, splits: data.Splits) -> Config:
 
 
 def _check_classes(net: nn.Module, config: Config, train: data.Images) -> None:
-    images = torch.zeros(2, *train.shape, device=train.device)
+    images = torch.zeros(2, *train.shape)
     try:
         with torch.no_grad():
             outputs = net(images)

@@ -40,10 +40,11 @@ SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t
 
 
 def export(
-    run: storage.Location, members: Sequence[Member], rows: Sequence[Row], record: dict[str, Any]
+    out: str, members: Sequence[Member], rows: Sequence[Row], record: dict[str, Any]
 ) -> pa.Table:
-    """Write the frontier's tables, picture and models; returns the table."""
-    table = frontier_table(run, members, record["base_macs"])
+    """Write the frontier's tables, picture and models into the run at `out`; returns the table."""
+    run = storage.open_uri(out)
+    table = frontier_table(out, members, record["base_macs"])
     for rank, member in enumerate(members):
         data = uri.read(member.best.checkpoint)
         storage.write_atomic(run / "points" / f"{rank:03d}" / "model.safetensors", data)
@@ -56,7 +57,7 @@ def export(
     return table
 
 
-def frontier_table(run: storage.Location, members: Sequence[Member], base_macs: int) -> pa.Table:
+def frontier_table(out: str, members: Sequence[Member], base_macs: int) -> pa.Table:
     """The Pareto set by MACs, with the contract's columns and their units as metadata."""
     records = []
     for rank, member in enumerate(members):
@@ -81,7 +82,7 @@ def frontier_table(run: storage.Location, members: Sequence[Member], base_macs: 
                 "top1_test_std": _std(test),
                 "seeds": len(member.trainings),
                 "epochs": best.epochs,
-                "checkpoint": str(run / "points" / f"{rank:03d}" / "model.safetensors"),
+                "checkpoint": uri.join(out, "points", f"{rank:03d}", "model.safetensors"),
             }
         )
     return pa.Table.from_pylist(records, schema=SCHEMA)

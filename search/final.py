@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pruning import checkpoint
+from pruning import checkpoint, uri
 from pruning.finetune import evaluate, finetune
 from search import cluster, pareto, storage
 from search.base import SCORING_BATCH, Base
@@ -157,7 +157,7 @@ def _train(work: Workshop, row: Row, k: int) -> Training:
         pass
     val = work.score(slimmed.model)
     test = evaluate(slimmed.model, work.test.batches(SCORING_BATCH))
-    place = f"{config.out}/finals/{row.trial_id}-{k}-{epochs:g}.safetensors"
+    place = uri.join(config.out, "finals", f"{row.trial_id}-{k}-{epochs:g}.safetensors")
     save(work, slimmed.model, slimmed.widths, place, top1_val=val, top1_test=test)
     return Training(seed, val, test, epochs, time.perf_counter() - began, place)
 

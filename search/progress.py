@@ -23,9 +23,7 @@ SHOWN = 8
 class Progress(tune.Callback):
     """Trials done and running, best points so far, hypervolume, time left."""
 
-    def __init__(
-        self, study: Study, budget: int, reference: Reference, console: Console
-    ) -> None:
+    def __init__(self, study: Study, budget: int, reference: Reference, console: Console) -> None:
         self.study, self.budget, self.reference = study, budget, reference
         self.console = console
         self.began = time.monotonic()

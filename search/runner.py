@@ -67,7 +67,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     study = make_study(config, base, problem, share)
     current = before or record.create(config, _facts(base, problem), base.info.classes)
     if before is None:
-        _store_base(place, base)
+        _store_base(config, base)
     current = record.update(place, current, status="running", config=_plain(config))
     _introduce(current, study, share, say)
     finished = _tune(config, base, study, share, current, console, parts)
@@ -78,7 +78,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     complete = [row for row in study.rows if row.status == "complete"]
     members = final.measure(config, base, complete, share, say) if finished else []
     if finished:
-        export.export(place, members, study.rows, current)
+        export.export(config.out, members, study.rows, current)
         record.update(place, current, status="complete", frontier=len(members))
     return config.out
 
@@ -144,8 +144,8 @@ def _base(
     say: Callable[[str], None],
 ) -> Base:
     """The base model by a task with a trial's resources; an earlier session's if there is one."""
-    stored = place / "base.safetensors"
-    known = str(stored) if before is not None and storage.exists(stored) else None
+    stored = before is not None and storage.exists(place / "base.safetensors")
+    known = uri.join(config.out, "base.safetensors") if stored else None
     if known is None and config.model.weights is None:
         say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
     try:
@@ -158,10 +158,10 @@ def _base(
     return base
 
 
-def _store_base(place: storage.Location, base: Base) -> None:
+def _store_base(config: Config, base: Base) -> None:
     tensors = {name: base_model.tensor(array) for name, array in base.weights.items()}
     metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
-    uri.write_tensors(str(place / "base.safetensors"), tensors, metadata)
+    uri.write_tensors(uri.join(config.out, "base.safetensors"), tensors, metadata)
 
 
 def _facts(base: Base, problem: Problem) -> dict[str, Any]:

@@ -7,7 +7,7 @@ widths would concentrate near the mean (50 groups, 200 trials: 20-40 % of the MA
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -64,7 +64,8 @@ class WidthProposal:
 
     Width of group g = snap(u · (1 + offset) · channels), with the scale u solved so that the MACs
     are the largest that do not exceed the share asked for. A stage is the groups at one resolution,
-    the residual stream apart from the inner channels.
+    the residual stream apart from the inner channels; its groups step one after the other as u
+    grows, lest nine of them at once make the MACs jump and proposals coincide.
     """
 
     kind = "widths"
@@ -92,6 +93,7 @@ class WidthProposal:
             offsets = "stage" if len(graph.groups) > MANY_GROUPS else "group"
         members = {"group": _by_group, "stage": _by_stage, "none": lambda graph: {}}[offsets](graph)
         self.members: dict[str, list[int]] = {OFFSET + name: m for name, m in members.items()}
+        self._phase = _phases(self.members.values(), lat.step)
         self._distributions: Distributions = {
             RATIO: FloatDistribution(self.low, self.high, log=True)
         }
@@ -117,11 +119,12 @@ class WidthProposal:
         if METHOD in self._distributions:
             params[METHOD] = method if method in self.methods else self.methods[0]
         if self.offset_range > 0 and self.members:
-            params |= self._encode_offsets(vector / self.graph.widths)
+            params |= self._encode_offsets(vector)
         return params
 
-    def _encode_offsets(self, kept: NDArray[np.float64]) -> Params:
-        """Offsets around the common scale. kept: float [groups], shares of the channels."""
+    def _encode_offsets(self, widths: Widths) -> Params:
+        """Offsets around the common scale that leaves the most of them within their range."""
+        kept = (widths - self._phase) / self.graph.widths
         shares = {name: float(np.exp(np.log(kept[m]).mean())) for name, m in self.members.items()}
         values = np.array(list(shares.values()))
         lowest, highest = (
@@ -145,7 +148,8 @@ class WidthProposal:
         reach = multipliers * (1.0 / multipliers.min())  # at t = 1 every group is whole
 
         def family(t: float) -> Widths:
-            return self.lat.snap(np.minimum(t * reach, 1.0) * channels)
+            share = t * reach
+            return self.lat.snap(np.where(share < 1, share * channels + self._phase, channels))
 
         return fit(self.cost, family, macs)
 
@@ -207,6 +211,17 @@ def _by_stage(graph: ChannelGraph) -> dict[str, list[int]]:
         positions = max((layer.positions for layer in layers), default=0)
         stages.setdefault(f"{'stream' if stream else 'inner'}{positions}", []).append(i)
     return stages
+
+
+def _phases(stages: Iterable[list[int]], step: Widths) -> NDArray[np.float64]:
+    """Channels [groups] by which to shift before rounding: up to half a step, spread in a stage."""
+    phase = np.zeros(len(step))
+    for members in stages:
+        if len(members) > 1:
+            # golden ratio: neighbours far apart, so neither end of a stage is favoured
+            spread = (0.6180339887 * np.arange(1, len(members) + 1)) % 1 - 0.5
+            phase[members] = spread * step[members]
+    return phase
 
 
 def _name(group: str) -> str:

@@ -239,7 +239,9 @@ class Study:
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
-        return [done[i] for i in pareto.front(np.array([(r.macs, r.top1_val) for r in done], float))]
+        return [
+            done[i] for i in pareto.front(np.array([(r.macs, r.top1_val) for r in done], float))
+        ]
 
     def _sparse_share(self) -> float:
         assert self.strata is not None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import checkpoint, methods
+from pruning import checkpoint, methods, uri
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
 from pruning.images import Images
@@ -159,7 +159,7 @@ def _attempt(
             report |= {"epochs": epoch.epoch, "top1_val": work.score(model)}
             if epoch.epoch < epochs:
                 yield report | {"wall_s": time.perf_counter() - began}
-    place = f"{work.config.out}/checkpoints/{candidate.trial_id}.safetensors"
+    place = uri.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
     report["checkpoint"] = save(work, model, widths, place, top1_val=report["top1_val"])
     yield report | {"status": "complete", "wall_s": time.perf_counter() - began}
 

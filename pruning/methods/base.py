@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.cost import Cost
 from pruning.graph import ChannelGraph, Keep
+from pruning.images import Batches
 from pruning.widths import Lattice, fill
+
+__all__ = [
+    "Batches",
+    "Method",
+    "Problem",
+    "Scalar",
+    "State",
+    "floored",
+    "global_threshold",
+    "next_scores",
+]
 
 State = dict[str, np.ndarray]
 """What a method measures once per base model: named arrays, nothing else."""
-
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Anything that can be walked more than once and gives (images, labels) on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,14 @@ class Method(ABC):
     ) -> np.ndarray:
         """Channels per group for at most `macs` MACs, int64 [groups], on the lattice."""
 
+    def repair(  # noqa: B027  a hook, not a duty
+        self, slim: nn.Module, whole: nn.Module, graph: ChannelGraph, state: State, keep: Keep
+    ) -> None:
+        """Change what stays of the cut network, in place, to make up for what went; no-op here.
+
+        `slim` is `cut(whole, graph, keep)`; `whole` is only read.
+        """
+
     def select(self, state: State, problem: Problem, widths: np.ndarray, **scalars: float) -> Keep:
         """Which units stay: per group the highest scores, the earlier unit at a tie."""
         scores = self.scores(state, problem, **scalars)
@@ -79,6 +96,16 @@ class Method(ABC):
             own = scores[graph.offsets[g] : graph.offsets[g + 1]]
             keep.append(np.sort(np.argsort(-own, kind="stable")[:units]))
         return tuple(keep)
+
+
+def floored(problem: Problem, share: float, macs: float) -> Problem:
+    """The same problem with at least `share` of every group kept, where `macs` allow for that."""
+    lat = problem.lattice
+    least = np.ceil(share * lat.high / lat.step).astype(np.int64) * lat.step
+    low = np.maximum(lat.low, np.minimum(least, lat.high))
+    if problem.cost.macs(low) > macs:
+        return problem
+    return Problem(problem.graph, replace(lat, low=low))
 
 
 def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.ndarray:

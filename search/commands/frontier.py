@@ -42,24 +42,29 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def read(place: str) -> Record:
-    """{"run", "finished", "base_macs", "points"} of a run; raises UserError where there is none."""
+    """{"run", "status", "finished", "base_macs", "points"} of a run; UserError if there is none.
+
+    Until a run has ended, and while it is extended, the points are those of its trials so far.
+    """
     from search import storage
 
     folder = storage.open_uri(place)
     record = _run_record(folder, place)
     table = folder / "frontier.parquet"
-    finished = storage.exists(table)
+    status = record.get("status")
+    finished = status == "complete" and storage.exists(table)
     points = _finished(table) if finished else _so_far(place)
     return {
         "run": place,
+        "status": status,
         "finished": finished,
         "base_macs": record.get("base_macs"),
         "points": [{key: _plain(value) for key, value in point.items()} for point in points],
     }
 
 
-def show(place: str, console: Console) -> None:
-    """Print the frontier of a run as a table."""
+def show(place: str, console: Console) -> Record:
+    """Print the frontier of a run as a table; returns what `read` does."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -69,7 +74,7 @@ def show(place: str, console: Console) -> None:
         console.print(
             f"no finished trial yet in {place}; the frontier fills as trials end", markup=False
         )
-        return
+        return found
     tested = any(point.get("top1_test_mean") is not None for point in points)
     state = "" if found["finished"] else ", so far"
     table = Table(title=escape(f"{len(points)} points on the frontier of {place}{state}"))
@@ -86,6 +91,7 @@ def show(place: str, console: Console) -> None:
         cells += [_percent(point.get("top1_test_mean"), point.get("top1_test_std"))] * tested
         table.add_row(*cells, escape(str(point["method"])))
     console.print(table)
+    return found
 
 
 def _run_record(folder: Location, place: str) -> Mapping[str, Any]:

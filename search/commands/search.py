@@ -18,4 +18,5 @@ def run(argv: Sequence[str], prog: str) -> None:
 
     console = Console()
     place = runner.run(chosen, console)
-    frontier.show(str(place), console)
+    if frontier.show(place, console)["status"] == "interrupted":
+        raise KeyboardInterrupt  # the runner has put everything away; the exit code must tell

@@ -1,4 +1,4 @@
-"""Networks by name: structure against published numbers, weights against their files."""
+"""Networks by name: sizes and structure, learning, published and trained weights, bad input."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import pytest
 from search import cli
 from search.cli import COMMANDS, main
 from search.ledger import Ledger, Row
+from search.options import Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -172,7 +173,7 @@ def test_profile_of_a_configuration_takes_its_limits(
 @pytest.fixture
 def running(tmp_path: Path) -> Path:
     """A run of four trials that has not ended: one dominated, one failed."""
-    (tmp_path / "run.json").write_text(json.dumps({"base_macs": 1_000_000}))
+    (tmp_path / "run.json").write_text(json.dumps({"base_macs": 1_000_000, "status": "running"}))
     ledger = Ledger(tmp_path)
     results = ((200_000, 0.8), (500_000, 0.9), (600_000, 0.85), (100_000, None))
     for i, (macs, top1) in enumerate(results):
@@ -209,8 +210,11 @@ def test_frontier_of_a_run_that_has_not_ended(
 def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
     point = {"rank": 0, "method": "uniform", "widths": [8, 1], "macs": 300_000, "params": 5000}
     point |= {"top1_val": 0.9, "top1_test_mean": 0.875, "top1_test_std": float("nan")}
-    table = pa.Table.from_pylist([point])
-    pq.write_table(table, running / "frontier.parquet")
+    pq.write_table(pa.Table.from_pylist([point]), running / "frontier.parquet")
+    # being extended: the table is that of the shorter run
+    assert main(["frontier", str(running), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 2
+    (running / "run.json").write_text('{"base_macs": 1000000, "status": "complete"}')
     assert main(["frontier", str(running), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["finished"] is True
@@ -223,6 +227,7 @@ def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture
 
 def test_damaged_frontier(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (running / "frontier.parquet").write_bytes(b"nonsense")
+    (running / "run.json").write_text('{"status": "complete"}')
     assert "is damaged" in refuse(["frontier", str(running)], capsys)
 
 
@@ -235,6 +240,26 @@ def test_interrupt_says_how_to_go_on(
     monkeypatch.setattr(cli, "_dispatch", interrupted)
     assert main(["search"]) == 130
     assert "the same command again goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "code"), [("interrupted", 130), ("complete", 0)])
+def test_search_runs_and_then_shows_the_frontier(
+    status: str,
+    code: int,
+    running: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from search import runner
+
+    def run(config: Config, console: object) -> str:
+        assert config.trials == 5
+        (running / "run.json").write_text(json.dumps({"base_macs": 1, "status": status}))
+        return config.out
+
+    monkeypatch.setattr(runner, "run", run)
+    assert main(["search", "--trials", "5", "--out", str(running)]) == code
+    assert "2 points on the frontier" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["search", "--help"], ["search", "--trails", "3"]])

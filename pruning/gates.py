@@ -1,0 +1,98 @@
+"""Gates on channels, learnt under a price while everything else stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from pruning.evaluation import evaluation_mode
+from pruning.graph import ChannelGraph
+from pruning.images import Batch
+
+TRAVEL = 5.0  # way that Adam can push a gate: 500 steps of 1e-2
+CLOSED = 0.5
+FACTOR = 8.0  # first move of the penalty; each further one is its square root
+
+
+class GatedNetwork:
+    """A frozen network with one gate per unit; `model` itself is never edited.
+
+    The gates scale the weights that read a unit. For ReLU and linear nets that is the same as
+    scaling the BN output of all that write it, and at gate 0 it is the cut network for any.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.model, self.units = model, graph.units
+        self.state = {name: tensor.detach() for name, tensor in tensors.items()}
+        self.readers = {}
+        for name in dict.fromkeys(layer.weight for layer in graph.layers):
+            owner = graph.axes[name, 1]
+            if (owner < graph.units).any():
+                shape = (1, -1, *[1] * (len(graph.shapes[name]) - 2))
+                index = torch.from_numpy(owner).to(self.state[name].device)
+                self.readers[name] = (index, shape)
+
+    def __call__(self, gates: Tensor, x: Tensor) -> Tensor:
+        """Logits with gates (float [units]) on images x."""
+        factors = torch.cat([gates, gates.new_ones(1)])
+        state = dict(self.state)
+        for name, (index, shape) in self.readers.items():
+            factor = factors.index_select(0, index).view(shape)
+            state[name] = state[name] * factor.to(state[name].dtype)
+        logits: Tensor = functional_call(self.model, state, (x,))
+        return logits.float()
+
+
+def learn_gates(
+    network: GatedNetwork,
+    batches: Sequence[Batch],
+    prices: np.ndarray,
+    gamma: float,
+    steps: int,
+) -> np.ndarray:
+    """Gates α ≥ 0 from 1 that minimise cross-entropy + gamma·Σ price·α; float64 [units].
+
+    prices: float [units]. Evaluation mode, Adam; its rate is 1e-2, or higher where `steps` are too
+    few for a gate to close at that.
+    """
+    device = batches[0][0].device
+    gates = torch.ones(network.units, device=device, requires_grad=True)
+    price = torch.as_tensor(gamma * prices, dtype=torch.float32, device=device)
+    adam = torch.optim.Adam([gates], lr=max(1e-2, TRAVEL / steps))
+    with evaluation_mode(network.model), torch.enable_grad():
+        for x, y in islice(cycle(batches), steps):
+            loss = F.cross_entropy(network(gates, x), y) + (price * gates).sum()
+            (gates.grad,) = torch.autograd.grad(loss, [gates])
+            adam.step()
+            with torch.no_grad():
+                gates.clamp_(min=0)
+    return gates.detach().double().cpu().numpy()
+
+
+def balanced_gamma(
+    network: GatedNetwork, batches: Sequence[Batch], prices: np.ndarray, *, rounds: int, steps: int
+) -> float:
+    """A gamma that closes about half of the gates, by a few short trainings.
+
+    It starts where the price outweighs the loss for half of the gates at 1.
+    """
+    device = batches[0][0].device
+    gates = torch.ones(network.units, device=device, requires_grad=True)
+    x, y = batches[0]
+    with evaluation_mode(network.model), torch.enable_grad():
+        loss = F.cross_entropy(network(gates, x), y)
+        (gradient,) = torch.autograd.grad(loss, [gates])
+    slopes = gradient.abs().double().cpu().numpy() / np.maximum(prices, 1e-12)
+    gamma, factor = max(float(np.median(slopes)), 1e-12), FACTOR
+    for _ in range(rounds):
+        closed = learn_gates(network, batches, prices, gamma, steps) < CLOSED
+        gamma *= factor if closed.mean() < 0.5 else 1 / factor
+        factor **= 0.5
+    return gamma

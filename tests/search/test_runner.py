@@ -1,0 +1,187 @@
+"""The main job on real Ray and the embedded data: its files, resume, extension, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from pruning.errors import UserError
+from search import config as configuration
+from search import runner
+from search.ledger import Ledger
+from search.options import Config
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+QUICK = [
+    "digits",
+    "--trials=7",
+    "--base.epochs=4",
+    "--finetune.epochs=0.5",
+    "--search.final_seeds=2",
+    "--search.final_epochs=0.5",
+]
+
+
+def quick(out: Path, *flags: str) -> Config:
+    return configuration.load([*QUICK, f"--out={out}", *flags])
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    runner.run(quick(out), quiet())
+    return out
+
+
+def test_every_file_of_the_contract(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["reference_point"] == {"macs": record["base_macs"], "accuracy": 0.1}
+    assert len(list((finished / "trials").glob("*.json"))) == 7
+    rows = pq.read_table(finished / "trials.parquet")
+    assert rows.num_rows == 7
+    frontier = pq.read_table(finished / "frontier.parquet").to_pylist()
+    assert pyarrow.csv.read_csv(finished / "frontier.csv").num_rows == len(frontier)
+    assert (finished / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    for rank, point in enumerate(frontier):
+        assert point["rank"] == rank
+        assert (finished / f"points/{rank:03d}/model.safetensors").is_file()
+    assert [p["macs"] for p in frontier] == sorted(p["macs"] for p in frontier)
+    means = [p["top1_val_mean"] for p in frontier]
+    assert means == sorted(means), "no point of the frontier is dominated"
+
+
+def test_rows_are_honest(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    rows = Ledger(finished).rows()
+    base = next(row for row in rows if row.macs == record["base_macs"])
+    assert (base.top1_val, base.epochs) == (record["base_top1_val"], 0.0)
+    slim = [row for row in rows if row is not base]
+    assert {row.status for row in rows} == {"complete"}
+    assert all(row.epochs == 0.5 and row.finetune_s > 0 for row in slim)
+    assert all(row.macs <= row.proposal["asked_macs"] for row in rows)
+    assert len({row.arch_hash for row in rows}) == len(rows)
+
+
+def test_a_point_gives_the_accuracy_of_its_row(finished: Path) -> None:
+    """In a fresh process, from the file alone, on splits made from the run's record."""
+    code = (
+        "import json, sys, pruning\n"
+        "from pruning.evaluation import evaluate\n"
+        "from search import config, data\n"
+        "record = json.load(open(sys.argv[1] + '/run.json'))\n"
+        "settings = config.from_dict(record['config'])\n"
+        "splits = data.load(settings.data, settings.seed)\n"
+        "model = pruning.load(sys.argv[1] + '/points/000/model.safetensors')\n"
+        "print(evaluate(model, splits.val.batches(500)), evaluate(model, splits.test.batches(500)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=True
+    )
+    val, test = map(float, done.stdout.split())
+    point = pq.read_table(finished / "frontier.parquet").to_pylist()[0]
+    assert val == pytest.approx(point["top1_val"], abs=1e-9)
+    assert test == pytest.approx(point["top1_test"], abs=1e-9)
+
+
+def test_extension_keeps_what_is_finished(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "copy"
+    shutil.copytree(finished, out)
+    before = {path.name: path.read_bytes() for path in (out / "trials").iterdir()}
+    runner.run(quick(out, "--trials=9"), quiet())
+    after = {path.name: path.read_bytes() for path in (out / "trials").iterdir()}
+    assert len(after) == 9
+    assert all(after[name] == content for name, content in before.items())
+
+
+def test_finished_run_is_not_run_again(finished: Path) -> None:
+    console = quiet()
+    times = {path: path.stat().st_mtime_ns for path in (finished / "finals").iterdir()}
+    runner.run(quick(finished), console)
+    assert {path: path.stat().st_mtime_ns for path in (finished / "finals").iterdir()} == times
+    assert "final trainings" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_another_recipe_is_refused_by_name(finished: Path) -> None:
+    with pytest.raises(UserError, match=r"another finetune\.lr"):
+        runner.run(quick(finished, "--finetune.lr=0.01"), quiet())
+
+
+def _corrupted(folder: Path) -> list[str]:
+    path = folder / "weights.safetensors"
+    path.write_bytes(b"\x10\0\0\0\0\0\0\0not safetensors")
+    return [f"--model.weights={path}"]
+
+
+def _seven_class_weights(folder: Path) -> list[str]:
+    from pruning import uri
+    from pruning.zoo import resolve
+
+    path = folder / "weights.safetensors"
+    state = {
+        k: v.contiguous() for k, v in resolve("digits", {"num_classes": 7}).state_dict().items()
+    }
+    uri.write_tensors(path, state, {})
+    return [f"--model.weights={path}"]
+
+
+def _empty_folder(folder: Path) -> list[str]:
+    (folder / "data").mkdir()
+    return ["--data.name=parquet", f"--data.root={folder / 'data'}", "--model.name=resnet20"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "remedy"),
+    [
+        (_corrupted, "no safetensors file, or a damaged one"),
+        (_seven_class_weights, "num_classes"),
+        (_empty_folder, "data"),
+        (lambda folder: ["--model.weights=/nowhere/weights.safetensors"], "no file"),
+        (lambda folder: ["--model.args={num_classes: 7}"], r"set model\.args\.num_classes to 10"),
+        (lambda folder: ["--search.max_macs=1k"], "reachable"),
+        (lambda folder: ["--search.max_params=10"], "raise search.max_params"),
+        (lambda folder: ["--resources.cpus_per_trial=64"], "lower resources.cpus_per_trial"),
+    ],
+)
+def test_bad_input_leaves_nothing(
+    tmp_path: Path, spoil: Callable[[Path], list[str]], remedy: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=remedy) as caught:
+        runner.run(quick(out, "--base.epochs=0.05", *spoil(tmp_path)), quiet())
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_same_seed_and_architecture_give_the_same_row(finished: Path, tmp_path: Path) -> None:
+    """A second run with other neighbours in time: shared architectures have equal accuracies."""
+    out = tmp_path / "again"
+    config = dataclasses.replace(quick(out), trials=4)
+    runner.run(config, quiet())
+    first = {row.arch_hash: row for row in Ledger(finished).rows()}
+    second = {row.arch_hash: row for row in Ledger(out).rows()}
+    common = first.keys() & second.keys()
+    assert len(common) >= 4
+    for digest in common:
+        for name in ("top1_pruned", "top1_recalibrated", "top1_val", "seed"):
+            np.testing.assert_allclose(
+                getattr(first[digest], name), getattr(second[digest], name), atol=0.02
+            )

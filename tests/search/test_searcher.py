@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+
+import pytest
+import ray
+from optuna.trial import TrialState
+from ray import tune
+
+from pruning.errors import UserError
+from search.candidate import Candidate, Outcome
+from search.ledger import Ledger
+from search.searcher import FrontierSearcher, outcome_of
+from search.space import WidthProposal
+from search.study import Study
+from tests.search.spaces import network
+
+
+def make_study(run) -> Study:
+    graph, cost, lat = network("digits")
+    return Study(WidthProposal(graph, cost, lat), Ledger(run), cost, lat, concurrency=2)
+
+
+def trainable(config: dict) -> None:
+    """By its number, a trial raises, gives NaN, reports no accuracy at first, or is stopped."""
+    candidate = Candidate.from_config(config)
+    number = int(candidate.trial_id.split("-")[0])
+    if number == 2:
+        raise RuntimeError("broken on purpose")
+    tune.report({"epochs": 0.5, "top1_val": None if number == 3 else 0.3})
+    if number == 4:
+        tune.report({"epochs": 1.0, "top1_val": 0.35, "give_up": True})
+    top1 = math.nan if number == 5 else 0.4 + number / 100
+    tune.report({"epochs": 1.0, "top1_val": top1, "status": "complete", "wall_s": 1.5})
+
+
+def give_up(trial_id: str, result: dict) -> bool:
+    return bool(result.get("give_up"))
+
+
+@pytest.fixture(scope="module")
+def local_ray(tmp_path_factory):
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=str(tmp_path_factory.mktemp("ray")),
+    )
+    yield
+    ray.shutdown()
+
+
+def fit(searcher: FrontierSearcher, folder) -> None:
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=2),
+        run_config=tune.RunConfig(storage_path=str(folder), name="tune", stop=give_up, verbose=0),
+    ).fit()
+
+
+def test_tune_runs_the_budget_and_every_end_is_a_row(local_ray, tmp_path):
+    searcher = FrontierSearcher(make_study(tmp_path / "run"), budget=8)
+    fit(searcher, tmp_path / "first")
+    study = searcher.study
+    rows = {row.number: row for row in study.ledger.rows()}
+    assert len(rows) == study.finished == 8 and not study.running
+    assert Counter(row.status for row in rows.values()) == {
+        "complete": 5,
+        "failed": 2,
+        "stopped": 1,
+    }
+    assert rows[2].status == "failed" and "worker" in rows[2].reason
+    assert rows[5].status == "failed" and "finite" in rows[5].reason
+    assert (rows[4].status, rows[4].top1_val) == ("stopped", 0.35)
+    assert (rows[3].top1_val, rows[3].wall_s, rows[3].epochs) == (0.43, 1.5, 1.0)
+    states = {row.status: study.trial_of(row).state for row in rows.values()}
+    assert states == {
+        "complete": TrialState.COMPLETE,
+        "failed": TrialState.FAIL,
+        "stopped": TrialState.PRUNED,
+    }
+
+    more = FrontierSearcher(make_study(tmp_path / "run"), budget=10)
+    fit(more, tmp_path / "second")
+    again = {row.number: row for row in more.study.ledger.rows()}
+    assert len(again) == 10 and all(again[n] == row for n, row in rows.items())
+
+
+def test_budget_waits_for_running_trials_and_then_finishes(tmp_path):
+    searcher = FrontierSearcher(make_study(tmp_path), budget=2)
+    assert isinstance(searcher.suggest("a"), dict) and isinstance(searcher.suggest("b"), dict)
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", {"status": "complete", "top1_val": 0.5})
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b")  # removed before it ran: not a row, and its place is free
+    assert isinstance(searcher.suggest("c"), dict)
+    searcher.on_trial_complete("c", error=True)
+    searcher.on_trial_complete("unknown", {"status": "complete"})
+    assert searcher.suggest("d") == FrontierSearcher.FINISHED
+    assert searcher.metric is None and searcher.mode is None
+    assert [row.status for row in searcher.study.rows] == ["complete", "failed"]
+
+
+def test_an_unwritable_ledger_ends_the_search(tmp_path):
+    searcher = FrontierSearcher(make_study(tmp_path), budget=5)
+    searcher.suggest("a")
+    (tmp_path / "trials").write_text("in the way")
+    searcher.on_trial_complete("a", {"status": "complete", "top1_val": 0.5})
+    assert isinstance(searcher.error, UserError)
+    assert searcher.suggest("b") == FrontierSearcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "expected"),
+    [
+        ({"status": "complete", "top1_val": 0.5, "other": 1, "pid": 3}, False, ("complete", "")),
+        ({"top1_val": 0.5}, False, ("stopped", "")),
+        ({"status": "failed", "reason": "OOM twice"}, False, ("failed", "OOM twice")),
+        ({"status": "infeasible", "reason": "5 ms"}, False, ("infeasible", "5 ms")),
+        ({"status": "well done"}, False, ("failed", "unknown status 'well done' reported")),
+    ],
+)
+def test_outcome_of_a_last_report(result, error, expected):
+    outcome = outcome_of(result, error)
+    assert (outcome.status, outcome.reason) == expected
+    assert outcome.top1_val == result.get("top1_val")
+    assert isinstance(outcome, Outcome)
