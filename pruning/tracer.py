@@ -31,17 +31,19 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> ChannelGraph:
     """
     shape = tuple(input_shape)
     with _eval_mode(model):
+        device = "meta"  # shapes are all it takes, where the code asks for no values
         try:
-            recorder = _record(model, shape, "meta")
+            recorder = _record(model, shape, device)
         except (NotImplementedError, RuntimeError):
-            recorder = _record(model, shape, "cpu")
+            device = "cpu"
+            recorder = _record(model, shape, device)
         graph = _graph(recorder, shape)
-        broken = _groups_that_break(model, graph)
+        broken = _groups_that_break(model, graph, device)
         while broken:
             for name in broken:
                 recorder.fix_producer(name, "its code needs this channel count")
             graph = _graph(recorder, shape)
-            broken = _groups_that_break(model, graph)
+            broken = _groups_that_break(model, graph, device)
     return graph
 
 
@@ -73,25 +75,25 @@ def _record(model: nn.Module, shape: tuple[int, ...], device: str) -> Recorder:
     return recorder
 
 
-def _groups_that_break(model: nn.Module, graph: ChannelGraph) -> list[str]:
+def _groups_that_break(model: nn.Module, graph: ChannelGraph, device: str) -> list[str]:
     """Names of groups without which the forward pass fails (a size written into the code)."""
     narrow = [np.arange(max(1, group.units // 2)) for group in graph.groups]
-    if _runs(model, graph, narrow):
+    if _runs(model, graph, narrow, device):
         return []
     full = graph.full_keep()
     broken = [
         group.name
         for i, group in enumerate(graph.groups)
-        if not _runs(model, graph, [*full[:i], narrow[i], *full[i + 1 :]])
+        if not _runs(model, graph, [*full[:i], narrow[i], *full[i + 1 :]], device)
     ]
     return broken or [group.name for group in graph.groups]
 
 
-def _runs(model: nn.Module, graph: ChannelGraph, keep: Sequence[np.ndarray]) -> bool:
+def _runs(model: nn.Module, graph: ChannelGraph, keep: Sequence[np.ndarray], device: str) -> bool:
     try:
-        slim = cut(model, graph, tuple(keep)).cpu()
+        slim = cut(model, graph, tuple(keep)).to(device)
         with torch.no_grad():
-            slim(torch.zeros(2, *graph.input_shape))
+            slim(torch.zeros(2, *graph.input_shape, device=device))
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return False
     return True

@@ -23,6 +23,7 @@ from search.ledger import Row
 from search.options import Config
 from search.trial import Workshop, save, seed_of, slim
 
+SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"
 
 
@@ -111,6 +112,7 @@ def _run(
     idle: list[Any] = [make.remote(config, shared) for _ in range(count)]
     queue = list(reversed(jobs))
     running: dict[Any, tuple[Any, tuple[Row, int]]] = {}
+    told = time.monotonic()
     while queue or running:
         while queue and idle:
             actor, job = idle.pop(), queue.pop()
@@ -118,13 +120,15 @@ def _run(
         done, _ = ray.wait(list(running))
         actor, (row, k) = running.pop(done[0])
         try:
-            training: Training = ray.get(done[0])
-            say(f"{row.trial_id}: val {training.val:.2%}, test {training.test:.2%}")
+            ray.get(done[0])
             idle.append(actor)
         except ray.exceptions.RayError as error:
             say(f"{row.trial_id}: final training {k} failed ({_line(error)})")
             ray.kill(actor)
             idle.append(make.remote(config, shared))
+        if time.monotonic() - told > SAY_EVERY:
+            told = time.monotonic()
+            say(f"{len(jobs) - len(queue) - len(running)} of {len(jobs)} final trainings done")
 
 
 class _Finisher:

@@ -119,7 +119,7 @@ class Proposer:
         return {name: d for name, d in wanted.items() if name not in params}
 
     def _window(self) -> tuple[list[int] | None, int]:
-        """Trials that TPE or GP is to see (best, latest, running), and the next number; None: all."""
+        """Trials for TPE or GP to see (best, latest, running; None: all), and the next number."""
         if self.name not in ("tpe", "gp") or len(self._scores) <= samplers.WINDOW:
             return None, 0
         numbers, macs, top1, done = (np.array(c) for c in zip(*self._scores, strict=True))

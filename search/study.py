@@ -50,8 +50,8 @@ class Study:
         """Rebuild the study from the ledger's rows.
 
         `warm`: rows of another run, which teach the sampler and are neither counted nor skipped.
-        `strata`: every `stratify_every`-th proposal, and each after an infeasible or known one, aims
-        at a bin with the fewest trials.
+        `strata`: every `stratify_every`-th proposal, and each after an infeasible or known one,
+        aims at a bin with the fewest trials.
         `tries`: infeasible or known proposals in a row before the frontier is mutated instead.
         """
         self.space, self.ledger, self.cost, self.lat = space, ledger, cost, lat

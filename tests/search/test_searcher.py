@@ -57,7 +57,9 @@ def local_ray(tmp_path_factory):
 def fit(searcher: FrontierSearcher, folder) -> None:
     tune.Tuner(
         trainable,
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=2),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=2, reuse_actors=True
+        ),
         run_config=tune.RunConfig(storage_path=str(folder), name="tune", stop=give_up, verbose=0),
     ).fit()
 
@@ -76,7 +78,8 @@ def test_tune_runs_the_budget_and_every_end_is_a_row(local_ray, tmp_path):
     assert rows[2].status == "failed" and "worker" in rows[2].reason
     assert rows[5].status == "failed" and "finite" in rows[5].reason
     assert (rows[4].status, rows[4].top1_val) == ("stopped", 0.35)
-    assert (rows[3].top1_val, rows[3].wall_s, rows[3].epochs) == (0.43, 1.5, 1.0)
+    assert rows[3].top1_val == pytest.approx(0.43)
+    assert (rows[3].wall_s, rows[3].epochs) == (1.5, 1.0)
     states = {row.status: study.trial_of(row).state for row in rows.values()}
     assert states == {
         "complete": TrialState.COMPLETE,

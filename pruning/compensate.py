@@ -1,0 +1,181 @@
+"""Closed-form compensation: least squares from the channels that stay, and the order it suggests.
+
+After "Pruning with compensation" (arXiv 2108.13728), whose released code this follows; the ridge
+and the pull towards given weights are ours. Everything is float64 and takes leading batch
+dimensions, which grouped convolutions use: one regression per block of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RIDGE = 1e-6  # of the mean variance of an input
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second central moments of inputs x (d of them) and targets y (c of them).
+
+    mean_x [..., d], mean_y [..., c], xx [..., d, d], xy [..., c, d], yy [..., c] (variances);
+    all float64. count: rows they were taken over.
+    """
+
+    count: int
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads the units to be ordered.
+
+    sigma: float64 [d, d], covariance of its patches; cross: float64 [c, d], covariance of its
+    target with them (W Σ for the layer's own output); unit: int64 [d], the unit that each column
+    belongs to, −1 where it is none of those ordered (such columns count as kept).
+    """
+
+    sigma: Tensor
+    cross: Tensor
+    unit: np.ndarray
+
+
+def regress(
+    moments: Moments, prior: Tensor | None = None, ridge: float = RIDGE
+) -> tuple[Tensor, Tensor]:
+    """W [..., c, d] and b [..., c] that minimise E|y − Wx − b|²: least squares with intercept.
+
+    The ridge (times the mean variance of x) pulls towards `prior` [..., c, d], else to zero.
+    """
+    factor = _factor(moments.xx, ridge)
+    if prior is None:
+        weight = torch.cholesky_solve(moments.xy.mT, factor).mT
+    else:
+        left = moments.xy - prior @ moments.xx
+        weight = prior + torch.cholesky_solve(left.mT, factor).mT
+    bias = moments.mean_y - (weight @ moments.mean_x.unsqueeze(-1)).squeeze(-1)
+    return weight, bias
+
+
+def compensate(
+    weight: Tensor, bias: Tensor, mean: Tensor, sigma: Tensor, kept: Tensor, ridge: float = RIDGE
+) -> tuple[Tensor, Tensor]:
+    """W' = W Σ_{:,s} Σ_ss⁻¹ and b' = b + Wμ − W'μ_s for the kept columns s.
+
+    weight [c, d], bias [c], mean [d], sigma [d, d], kept: int64 [k] → W' [c, k], b' [c].
+    """
+    rows = (weight @ sigma)[:, kept]
+    factor = _factor(sigma[kept][:, kept], ridge)
+    slim = torch.cholesky_solve(rows.T, factor).T
+    return slim, bias + weight @ mean - slim @ mean[kept]
+
+
+def residual(weight: Tensor, sigma: Tensor, kept: Tensor, ridge: float = RIDGE) -> float:
+    """Output variance that the kept columns cannot explain: tr(WΣWᵀ) − tr(Bᵀ Σ_ss⁻¹ B)."""
+    rows = (weight @ sigma)[:, kept]
+    factor = _factor(sigma[kept][:, kept], ridge)
+    explained = (rows.T * torch.cholesky_solve(rows.T, factor)).sum()
+    return float((weight @ sigma * weight).sum() - explained)
+
+
+def greedy_order(
+    readers: Sequence[Reader], units: int, ridge: float = RIDGE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order in which units explain most of what their readers compute, and each one's gain.
+
+    Returns order: int64 [units], best first, and gains: float64 [units] in that order; a gain is
+    the exact drop of the readers' summed residual. Units without variance come last. Every unit
+    owns equally many columns of a reader.
+    """
+    problems = [_Greedy(reader, units, ridge) for reader in readers]
+    alive = np.zeros(units, dtype=bool)
+    for problem in problems:
+        alive |= problem.alive.cpu().numpy()
+    left = np.ones(units, dtype=bool)
+    order, gains = np.empty(units, dtype=np.int64), np.empty(units)
+    for i in range(units):
+        gain = np.zeros(units)
+        for problem in problems:
+            gain += problem.gains().cpu().numpy()
+        # a dead unit must not win a tie of rounding errors
+        rank = np.where(left, np.where(alive, gain, -1.0), -np.inf)
+        best = int(rank.argmax())
+        order[i], gains[i] = best, gain[best] if alive[best] else 0.0
+        left[best] = False
+        for problem in problems:
+            problem.add(best)
+    return order, gains
+
+
+class _Greedy:
+    """One reader's Schur complements C = Σ_tt − Σ_tsΣ_ss⁻¹Σ_st and R = B_t − B_sΣ_ss⁻¹Σ_st."""
+
+    def __init__(self, reader: Reader, units: int, ridge: float) -> None:
+        own = np.flatnonzero(reader.unit >= 0)
+        by_unit = own[np.argsort(reader.unit[own], kind="stable")]
+        columns = torch.from_numpy(by_unit).to(reader.sigma.device)
+        sigma = _ridged(reader.sigma.double(), ridge)
+        cross = reader.cross.double()
+        variance = reader.sigma.diagonal()[columns].view(units, -1)
+        self.alive = (variance > 0).any(1)
+        others = torch.from_numpy(np.flatnonzero(reader.unit < 0)).to(sigma.device)
+        c, r = sigma[columns][:, columns], cross[:, columns]
+        if len(others):
+            factor = torch.linalg.cholesky(sigma[others][:, others])
+            known = torch.cholesky_solve(sigma[others][:, columns], factor)
+            c = c - sigma[columns][:, others] @ known
+            r = r - cross[:, others] @ known
+        m = len(columns) // units
+        self.flat = c.contiguous()
+        self.c = self.flat.view(units, m, units, m)
+        self.r = r.reshape(len(r), units, m).permute(1, 2, 0).contiguous()  # [units, m, c]
+        self.left = torch.ones(units, dtype=torch.bool, device=c.device)
+
+    def gains(self) -> Tensor:
+        """tr(R_t C_t⁻¹ R_tᵀ) of every unit t that is left, 0 for the others; [units]."""
+        index = self.left.nonzero().squeeze(1)
+        blocks = self.c[index, :, index, :]
+        solved = torch.linalg.solve_triangular(_cholesky(blocks), self.r[index], upper=False)
+        out = self.r.new_zeros(len(self.left))
+        out[index] = solved.square().sum((1, 2))
+        return out
+
+    def add(self, unit: int) -> None:
+        units, m = len(self.left), self.c.shape[1]
+        self.left[unit] = False
+        factor = _cholesky(self.c[unit, :, unit, :])
+        row = torch.linalg.solve_triangular(
+            factor, self.c[unit].reshape(m, units * m), upper=False
+        )
+        seen = torch.linalg.solve_triangular(factor, self.r[unit], upper=False)
+        self.flat.addmm_(row.T, row, alpha=-1)
+        self.r.view(units * m, -1).addmm_(row.T, seen, alpha=-1)
+
+
+def _ridged(sigma: Tensor, ridge: float) -> Tensor:
+    """Σ with `ridge` of its mean diagonal added, never singular."""
+    mean = sigma.diagonal(dim1=-2, dim2=-1).mean(-1)
+    load = (ridge * mean).clamp_min(torch.finfo(sigma.dtype).tiny ** 0.5)
+    eye = torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device)
+    return sigma + load[..., None, None] * eye
+
+
+def _factor(sigma: Tensor, ridge: float) -> Tensor:
+    return _cholesky(_ridged(sigma.double(), ridge))
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Cholesky factor; where rounding made a matrix indefinite, with more on its diagonal."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    load = 1e-12
+    while bool(failed.any()) and load < 1:
+        factor, failed = torch.linalg.cholesky_ex(_ridged(matrix, load))
+        load *= 100
+    return factor

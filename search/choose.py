@@ -1,0 +1,144 @@
+"""Choosing a point of a frontier: the most accurate within a cost, the cheapest above an accuracy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruning.errors import UserError
+from search import quantity, results
+from search.quantity import human
+
+Point = Mapping[str, Any]
+_COST = re.compile(r"(?P<value>.*?)\s*(?P<what>macs?|params?|parameters)?", re.I)
+
+
+@dataclass(frozen=True)
+class ChooseOptions:
+    """Which point of the frontier to take.
+
+    Args:
+        at_most: The most accurate point that costs at most this: "60M MACs" for one image, "50%" of
+            the base model's MACs, "2M params", "40% params", or "2.5ms" (latency at batch 1, once
+            slimfront export RUN --latency has measured it).
+        at_least: The point of fewest MACs with at least this accuracy ("93%"), on test where that
+            has been measured, else on val. With --at-most: the best that meets both.
+        knee: The point beyond which accuracy costs the most MACs, farthest above the line between
+            the frontier's ends.
+    """
+
+    at_most: str | None = None
+    at_least: str | None = None
+    knee: bool = False
+
+    @property
+    def given(self) -> bool:
+        return self.knee or self.at_most is not None or self.at_least is not None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A column of the frontier and a bound on it; `unit` and `scale` are for messages."""
+
+    column: str
+    bound: float
+    unit: str
+
+    def show(self, value: float) -> str:
+        return f"{value:.3g} {self.unit}" if self.unit == "ms" else f"{human(value)} {self.unit}"
+
+
+def choose(points: Sequence[Point], options: ChooseOptions, record: Mapping[str, Any]) -> Point:
+    """The one point that options ask for; UserError, naming the nearest, where none qualifies."""
+    if options.knee and (options.at_most is not None or options.at_least is not None):
+        raise UserError("--knee chooses by itself; leave out --at-most and --at-least")
+    cost = parse_cost(options.at_most, record) if options.at_most is not None else None
+    least = parse_accuracy(options.at_least) if options.at_least is not None else None
+    if not points:
+        raise UserError("the frontier has no points yet; let the search finish a trial")
+    if options.knee:
+        return knee(points)
+    affordable = [p for p in points if cost is None or _cost_of(p, cost) <= cost.bound]
+    if cost is not None and not affordable:
+        nearest = min(points, key=lambda p: _cost_of(p, cost))
+        raise UserError(
+            f"no point has at most {cost.show(cost.bound)}; the nearest is "
+            f"{describe(nearest)}" + _at(nearest, cost)
+        )
+    if least is None:
+        return max(affordable, key=lambda p: (_accuracy(p), -p["macs"]))
+    good = [p for p in affordable if _accuracy(p) >= least]
+    if not good:
+        nearest = max(affordable, key=_accuracy)
+        within = f" with at most {cost.show(cost.bound)}" if cost is not None else ""
+        raise UserError(
+            f"no point{within} has at least {least:.2%}; the nearest is {describe(nearest)}"
+        )
+    return max(good, key=_accuracy) if cost is not None else min(good, key=lambda p: p["macs"])
+
+
+def knee(points: Sequence[Point]) -> Point:
+    """The point farthest above the line between the frontier's ends; UserError below three."""
+    from search import pareto
+
+    found = pareto.knee([(point["macs"], _accuracy(point)) for point in points])
+    if found is None:
+        raise UserError(
+            f"a frontier of {len(points)} points has no knee; use --at-most or --at-least"
+        )
+    return points[found]
+
+
+def parse_cost(text: str, record: Mapping[str, Any]) -> Cost:
+    """Read "60M MACs", "50%", "2M params" or "2.5ms"; UserError otherwise."""
+    match = _COST.fullmatch(text.strip())
+    assert match is not None  # the value may be anything
+    value, what = match["value"], (match["what"] or "macs").lower()
+    if value.lower().endswith("ms") and match["what"] is None:
+        return Cost("latency_ms_b1", quantity.parse(value, "--at-most_ms").of(1.0), "ms")
+    try:
+        found = quantity.parse(value, "--at-most")
+    except UserError:
+        raise UserError(
+            f'--at-most {text!r} is not a cost; write "60M MACs", "50%", "2M params" or "2.5ms"'
+        ) from None
+    if what.startswith("mac"):
+        return Cost("macs", found.of(record.get("base_macs") or 0), "MACs")
+    return Cost("params", found.of(record.get("base_params") or 0), "parameters")
+
+
+def parse_accuracy(text: str) -> float:
+    """Read "93%" or "0.93", a fraction; UserError otherwise."""
+    try:
+        stripped = text.strip()
+        value = float(stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise UserError(f'--at-least {text!r} is no accuracy; write "93%" or 0.93')
+    return value
+
+
+def describe(point: Point) -> str:
+    """ "point 3, 99.7k MACs, 91.78%"."""
+    return f"point {point['rank']}, {human(point['macs'])} MACs, {_accuracy(point):.2%}"
+
+
+def _at(point: Point, cost: Cost) -> str:
+    return "" if cost.column == "macs" else f", {cost.show(_cost_of(point, cost))}"
+
+
+def _cost_of(point: Point, cost: Cost) -> float:
+    value = point.get(cost.column)
+    if value is None:
+        raise UserError(
+            "the frontier has no latencies; measure them with slimfront export RUN --latency [1,64]"
+        )
+    return float(value)
+
+
+def _accuracy(point: Point) -> float:
+    value = results.accuracy(point)
+    return -1.0 if value is None else value

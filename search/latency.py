@@ -1,0 +1,133 @@
+"""Measured time of a network on this device: warm, median and spread, with what it ran on."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from search import quantity
+
+WARM_S = 0.2
+MEASURE_S = 0.8
+RUNS = (10, 300)  # fewest and most of them
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one batch in ms: median, and the interquartile range of `runs` runs."""
+
+    batch: int
+    median_ms: float
+    iqr_ms: float
+    runs: int
+
+
+def of_model(model: nn.Module, shape: tuple[int, ...], batch: int, device: str = "cpu") -> Latency:
+    """Latency of a model in eval mode, which moves to the device, on images of `shape` (C, H, W).
+
+    On a GPU by CUDA events; the GPU must not be shared for the number to mean anything.
+    """
+    model = model.to(device).eval()
+    images = torch.zeros(batch, *shape, device=device)
+    with torch.inference_mode():
+        return of_call(lambda: model(images), batch, device)
+
+
+def of_call(
+    call: Callable[[], Any], batch: int, device: str = "cpu", seconds: float = MEASURE_S
+) -> Latency:
+    """Latency of anything that runs one batch; `device` tells how to wait for its end."""
+    timer = _cuda_time if device.startswith("cuda") else _cpu_time
+    warm = time.perf_counter() + WARM_S
+    first = timer(call)
+    while time.perf_counter() < warm:
+        first = timer(call)
+    runs = int(np.clip(1e3 * seconds / max(first, 1e-6), *RUNS))
+    times = np.array([timer(call) for _ in range(runs)])
+    low, median, high = np.percentile(times, [25, 50, 75])
+    return Latency(batch, float(median), float(high - low), runs)
+
+
+def device_of(name: str) -> str:
+    """The device that "auto" means here: the GPU if there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def describe_device(device: str) -> str:
+    """ "NVIDIA H200", or "x86_64 CPU, 1 thread"."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' * (threads != 1)}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`search.max_latency_ms` in a worker, with what the base model takes there."""
+
+    most_ms: float
+    base: Latency
+    shape: tuple[int, ...]
+    device: str
+
+    def violation(self, model: nn.Module) -> str:
+        """Why a slim model is too slow, for its row's reason; "" if it is not."""
+        found = of_model(model, self.shape, self.base.batch, self.device)
+        if found.median_ms <= self.most_ms:
+            return ""
+        return (
+            f"max_latency_ms missed by {found.median_ms / self.most_ms - 1:.1%}: "
+            f"{found.median_ms:.3g} ms at batch {found.batch} (base {self.base.median_ms:.3g} ms)"
+        )
+
+
+def limit(
+    text: str | float | None,
+    base: nn.Module,
+    shape: tuple[int, ...],
+    device: str = "cpu",
+    batch: int = 1,
+) -> Limit | None:
+    """The limit that `search.max_latency_ms` sets ("2.5", or "60%" of the base); None without one.
+
+    The base model is measured here, on the device where the slim ones will be.
+    """
+    if text is None:
+        return None
+    most = quantity.parse(text, "search.max_latency_ms")
+    measured = of_model(base, shape, batch, device)
+    return Limit(most.of(measured.median_ms), measured, shape, device)
+
+
+def _cpu_time(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def _cuda_time(call: Callable[[], Any]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
+            return next(names).strip()
+    except (OSError, StopIteration):
+        return f"{platform.machine()} CPU"

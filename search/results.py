@@ -1,0 +1,132 @@
+"""What a run has left, finished or not: its record, trials, frontier and comparison, as data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruning.errors import UserError
+from search import storage
+from search.ledger import Ledger, Row
+
+Point = dict[str, Any]
+BASE_LATENCY = b"base_latency"  # key of frontier.parquet's metadata
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run. Points are frontier rows by MACs; `tested`: with test accuracies, the run has ended.
+
+    `comparison` has the rows of comparison.parquet. `base_latency` has the frontier's latency
+    columns, for the base model.
+    """
+
+    place: str
+    record: Mapping[str, Any]
+    rows: Sequence[Row]
+    points: Sequence[Point]
+    tested: bool
+    comparison: Sequence[Point]
+    base_latency: Mapping[str, Any]
+
+    @property
+    def complete(self) -> list[Row]:
+        return [row for row in self.rows if row.status == "complete" and row.top1_val is not None]
+
+
+def read(place: str) -> Results:
+    """All of a run; UserError where there is none."""
+    record = read_record(place)
+    rows = Ledger(place).rows()
+    points, tested = read_points(place, record, rows)
+    return Results(
+        place=place,
+        record=record,
+        rows=rows,
+        points=points,
+        tested=tested,
+        comparison=_comparison(place),
+        base_latency=read_base_latency(place) if tested else {},
+    )
+
+
+def read_record(place: str) -> dict[str, Any]:
+    """run.json; UserError where there is none."""
+    try:
+        found = json.loads(storage.read_bytes(storage.open_uri(place) / "run.json"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{place} holds no run.json; name the folder of a search, its --out"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def read_points(
+    place: str, record: Mapping[str, Any], rows: Sequence[Row] | None = None
+) -> tuple[list[Point], bool]:
+    """The frontier, and whether it is the final one.
+
+    Until a run has ended, and while it is extended, it is that of the trials so far.
+    """
+    table = storage.open_uri(place) / "frontier.parquet"
+    if record.get("status") == "complete" and storage.exists(table):
+        return read_table(table).to_pylist(), True
+    return so_far(Ledger(place).rows() if rows is None else rows), False
+
+
+def so_far(rows: Sequence[Row]) -> list[Point]:
+    """The frontier of finished trials, by what each scored on val."""
+    from search import pareto
+
+    done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
+    names = ("trial_id", "method", "widths", "macs", "params", "top1_val", "checkpoint")
+    return [
+        {"rank": rank} | {name: getattr(done[i], name) for name in names}
+        for rank, i in enumerate(pareto.front(pareto.points_of(done)))
+    ]
+
+
+def read_table(location: storage.Location) -> Any:
+    """pyarrow.Table of a parquet file of the run; UserError if it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(pa.BufferReader(storage.read_bytes(location)))
+    except (OSError, pa.ArrowInvalid):
+        raise UserError(
+            f"{location} is damaged; delete it and repeat the search's command to write it again"
+        ) from None
+
+
+def read_base_latency(place: str) -> dict[str, Any]:
+    """The base model's latency columns, beside which the frontier's were measured; or {}."""
+    table = storage.open_uri(place) / "frontier.parquet"
+    if not storage.exists(table):
+        return {}
+    metadata = read_table(table).schema.metadata or {}
+    found: dict[str, Any] = json.loads(metadata.get(BASE_LATENCY, b"{}"))
+    return found
+
+
+def base_checkpoint(place: str | os.PathLike[str]) -> str:
+    """Address of the run's base model."""
+    from pruning import uri
+
+    return uri.join(place, "base.safetensors")
+
+
+def accuracy(point: Mapping[str, Any]) -> float | None:
+    """A point's best measured top-1: the mean on test, else what it has on val; a fraction."""
+    for name in ("top1_test_mean", "top1_test", "top1_val_mean", "top1_val"):
+        if (value := point.get(name)) is not None:
+            return float(value)
+    return None
+
+
+def _comparison(place: str) -> list[Point]:
+    table = storage.open_uri(place) / "comparison.parquet"
+    return list(read_table(table).to_pylist()) if storage.exists(table) else []
