@@ -9,7 +9,7 @@ import numpy as np
 
 from pruning.graph import ChannelGraph
 
-CHUNK = 4096  # rows at a time: keeps the temporaries in the cache
+CHUNK = 512  # rows at a time: keeps the temporaries in the cache
 
 
 class Cost:

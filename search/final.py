@@ -29,11 +29,14 @@ OWN = -1  # stands for "no training: the weights that the trial left"
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one member: top-1 on val and test as fractions, and where its weights are."""
+    """One training of one member: top-1 on val and test as fractions, and where its weights are.
+
+    test: None where it has not been measured.
+    """
 
     seed: int
     val: float
-    test: float
+    test: float | None
     epochs: float
     seconds: float
     checkpoint: str
@@ -54,6 +57,11 @@ class Member:
     @property
     def val_mean(self) -> float:
         return float(np.mean([training.val for training in self.trainings]))
+
+
+Measure = Callable[
+    [Config, Base, Sequence[Row], cluster.Share, Callable[[str], None]], list[Member]
+]
 
 
 def measure(
@@ -79,6 +87,22 @@ def measure(
     for i in sorted(set(range(len(measured))) - set(stays.tolist())):
         say(f"{measured[i].row.trial_id} leaves the frontier: another dominates its mean")
     return [measured[i] for i in stays]
+
+
+def so_far(config: Config, rows: Sequence[Row]) -> list[Member]:
+    """Members of the frontier of complete `rows` without any training, for a run that is stopped.
+
+    Final trainings that are finished already are used; the others' test accuracy is not known.
+    """
+    members = []
+    for i in pareto.front(pareto.points_of(rows)):
+        row = rows[i]
+        found = [_stored(config, row, k) for k in (OWN, *range(config.search.final_seeds))]
+        trainings = tuple(training for training in found if training is not None)
+        assert row.top1_val is not None
+        own = Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, row.checkpoint)
+        members.append(Member(row, trainings or (own,)))
+    return members
 
 
 def _repeats(config: Config, base: Base, row: Row) -> list[int]:

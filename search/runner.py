@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayTaskError
-from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from rich.console import Console
 
 from pruning import checkpoint, uri
@@ -19,21 +20,24 @@ from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.methods import Problem
 from search import base as base_model
-from search import cluster, export, final, quantity, record, seeds, storage, worker
+from search import cluster, export, final, quantity, record, scheduler, seeds, storage, worker
 from search import trial as trial_body
 from search.base import Base
 from search.candidate import Limits
-from search.ledger import Ledger
+from search.ledger import Ledger, Row
 from search.options import Config
 from search.progress import Progress
+from search.screen import rung_correlation
 from search.searcher import FrontierSearcher
 from search.space import WidthProposal
 from search.strata import Strata
 from search.study import Study
 from search.validation import method_names
+from search.watchdog import Watchdog
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+RETRIES = 1  # of a trial whose worker died; the next death is a failed row
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Parts:
     prepare: Callable[[Config, str | None], Base] = worker.prepare
     open_workshop: worker.Open = trial_body.Workshop.open
     body: worker.Body = trial_body.run
+    measure: final.Measure = final.measure
     ray: dict[str, Any] | None = None
 
 
@@ -70,16 +75,23 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         _store_base(config, base)
     current = record.update(place, current, status="running", config=_plain(config))
     _introduce(current, study, share, say)
-    finished = _tune(config, base, study, share, current, console, parts)
-    study.ledger.compact()
+    try:
+        finished = _tune(config, base, study, share, current, console, parts)
+        members = parts.measure(config, base, _complete(study), share, say) if finished else []
+    except BaseException as error:  # bad luck or Ctrl-C: what is finished must be of use
+        with suppress(UserError):  # on a disk that is full
+            _put_away(config, place, current, study, say)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        return config.out
     if not finished:
-        record.update(place, current, status="interrupted")
-        say(f"stopped; the same command goes on from {study.finished} finished trials")
-    complete = [row for row in study.rows if row.status == "complete"]
-    members = final.measure(config, base, complete, share, say) if finished else []
-    if finished:
-        export.export(config.out, members, study.rows, current)
-        record.update(place, current, status="complete", frontier=len(members))
+        _put_away(config, place, current, study, say)
+        return config.out
+    study.ledger.compact()
+    export.export(config.out, members, study.rows, current)
+    record.update(place, current, status="complete", frontier=len(members))
+    if (correlation := rung_correlation(study.rows)) is not None:
+        say(str(correlation))
     return config.out
 
 
@@ -120,6 +132,26 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
         strata=Strata(space.low, space.high) if config.search.stratify else None,
         concurrency=share.slots,
     )
+
+
+def _complete(study: Study) -> list[Row]:
+    return [row for row in study.rows if row.status == "complete"]
+
+
+def _put_away(
+    config: Config,
+    place: storage.Location,
+    current: dict[str, Any],
+    study: Study,
+    say: Callable[[str], None],
+) -> None:
+    """Leave an interrupted run with the frontier so far, and say how to go on."""
+    study.close()
+    record.update(place, current, status="interrupted")
+    study.ledger.compact()
+    members = final.so_far(config, _complete(study))
+    export.export(config.out, members, study.rows, current)
+    say(f"stopped; the same command goes on from {study.finished} finished trials")
 
 
 def _limits(config: Config, problem: Problem) -> Limits:
@@ -204,9 +236,12 @@ def _tune(
     parts: Parts,
 ) -> bool:
     """Run trials until the budget is spent; False if the user stopped it."""
-    searcher = FrontierSearcher(study, config.trials)
     if study.finished >= config.trials:
         return True
+    searcher = FrontierSearcher(study, config.trials)
+    watch = []
+    if config.search.trial_timeout_s is not None:
+        watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
     trainable = tune.with_resources(
         tune.with_parameters(
             worker.TrialWorker,
@@ -226,6 +261,9 @@ def _tune(
             trainable,
             tune_config=TuneConfig(
                 search_alg=searcher,
+                scheduler=scheduler.make(
+                    config.search, config.finetune.epochs, study, searcher.reasons
+                ),
                 num_samples=-1,
                 max_concurrent_trials=share.slots,
                 reuse_actors=True,
@@ -235,17 +273,17 @@ def _tune(
             run_config=RunConfig(
                 name="tune",
                 storage_path=config.resources.storage_path or scratch,
-                callbacks=[progress],
+                callbacks=[progress, *watch],
+                failure_config=FailureConfig(max_failures=RETRIES),
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
         tuner.fit()
-    stopped = bool(study.running)  # Tune left trials behind: Ctrl-C
-    study.close()
+    study.close()  # Ctrl-C makes Tune leave trials behind
     if searcher.error:
         raise searcher.error
-    return not stopped or study.finished >= config.trials
+    return searcher.exhausted or study.finished >= config.trials
 
 
 def _plain(config: Config) -> dict[str, Any]:

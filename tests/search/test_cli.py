@@ -266,7 +266,8 @@ def test_search_runs_and_then_shows_the_frontier(
 def test_nothing_heavy_is_imported_for_help_and_typos(argv: list[str]) -> None:
     code = (
         f"import sys; from search.cli import main; main({argv!r}); "
-        "sys.exit(' '.join({'torch', 'ray', 'optuna', 'matplotlib', 'plotly'} & set(sys.modules)) or 0)"
+        "heavy = {'torch', 'ray', 'optuna', 'matplotlib', 'plotly'} & set(sys.modules); "
+        "sys.exit(' '.join(heavy) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
