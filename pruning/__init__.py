@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pruning.cost import Cost
     from pruning.errors import UserError
     from pruning.graph import ChannelGraph, Group, Keep, Layer
+    from pruning.pipeline import Slimmed, prune
     from pruning.surgery import cut
     from pruning.tracer import trace
     from pruning.widths import Lattice, lattice, uniform
@@ -27,6 +28,8 @@ _HOME = {
     "Group": "graph",
     "Keep": "graph",
     "Layer": "graph",
+    "Slimmed": "pipeline",
+    "prune": "pipeline",
     "cut": "surgery",
     "trace": "tracer",
     "Lattice": "widths",
@@ -42,10 +45,12 @@ __all__ = [
     "Lattice",
     "Layer",
     "ModelInfo",
+    "Slimmed",
     "UserError",
     "cut",
     "lattice",
     "load",
+    "prune",
     "save",
     "trace",
     "uniform",

@@ -48,13 +48,17 @@ class Reader:
 
 
 def regress(
-    moments: Moments, prior: Tensor | None = None, ridge: float = RIDGE
+    moments: Moments,
+    prior: Tensor | None = None,
+    ridge: float = RIDGE,
+    factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """W [..., c, d] and b [..., c] that minimise E|y − Wx − b|²: least squares with intercept.
 
     The ridge (times the mean variance of x) pulls towards `prior` [..., c, d], else to zero.
+    factor: `factorise(moments.xx, ridge)` where it is at hand already.
     """
-    factor = _factor(moments.xx, ridge)
+    factor = factorise(moments.xx, ridge) if factor is None else factor
     if prior is None:
         weight = torch.cholesky_solve(moments.xy.mT, factor).mT
     else:
@@ -72,7 +76,7 @@ def compensate(
     weight [c, d], bias [c], mean [d], sigma [d, d], kept: int64 [k] → W' [c, k], b' [c].
     """
     rows = (weight @ sigma)[:, kept]
-    factor = _factor(sigma[kept][:, kept], ridge)
+    factor = factorise(sigma[kept][:, kept], ridge)
     slim = torch.cholesky_solve(rows.T, factor).T
     return slim, bias + weight @ mean - slim @ mean[kept]
 
@@ -80,7 +84,7 @@ def compensate(
 def residual(weight: Tensor, sigma: Tensor, kept: Tensor, ridge: float = RIDGE) -> float:
     """Output variance that the kept columns cannot explain: tr(WΣWᵀ) − tr(Bᵀ Σ_ss⁻¹ B)."""
     rows = (weight @ sigma)[:, kept]
-    factor = _factor(sigma[kept][:, kept], ridge)
+    factor = factorise(sigma[kept][:, kept], ridge)
     explained = (rows.T * torch.cholesky_solve(rows.T, factor)).sum()
     return float((weight @ sigma * weight).sum() - explained)
 
@@ -128,7 +132,7 @@ class _Greedy:
         others = torch.from_numpy(np.flatnonzero(reader.unit < 0)).to(sigma.device)
         c, r = sigma[columns][:, columns], cross[:, columns]
         if len(others):
-            factor = torch.linalg.cholesky(sigma[others][:, others])
+            factor = _cholesky(sigma[others][:, others])
             known = torch.cholesky_solve(sigma[others][:, columns], factor)
             c = c - sigma[columns][:, others] @ known
             r = r - cross[:, others] @ known
@@ -151,9 +155,7 @@ class _Greedy:
         units, m = len(self.left), self.c.shape[1]
         self.left[unit] = False
         factor = _cholesky(self.c[unit, :, unit, :])
-        row = torch.linalg.solve_triangular(
-            factor, self.c[unit].reshape(m, units * m), upper=False
-        )
+        row = torch.linalg.solve_triangular(factor, self.c[unit].reshape(m, units * m), upper=False)
         seen = torch.linalg.solve_triangular(factor, self.r[unit], upper=False)
         self.flat.addmm_(row.T, row, alpha=-1)
         self.r.view(units * m, -1).addmm_(row.T, seen, alpha=-1)
@@ -167,7 +169,8 @@ def _ridged(sigma: Tensor, ridge: float) -> Tensor:
     return sigma + load[..., None, None] * eye
 
 
-def _factor(sigma: Tensor, ridge: float) -> Tensor:
+def factorise(sigma: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Lower Cholesky factor of Σ [..., d, d] with `ridge` times its mean diagonal added."""
     return _cholesky(_ridged(sigma.double(), ridge))
 
 

@@ -137,7 +137,9 @@ class Sums:
         if with_xx:
             parts.append(x.mT @ x)
         parts = [part.double() for part in parts]
-        self.total = [a.add_(b) for a, b in zip(self.total, parts, strict=True)] or parts
+        if self.total:
+            parts = [a.add_(b) for a, b in zip(self.total, parts, strict=True)]
+        self.total = parts
         self.count += x.shape[-2]
 
     def moments(self, xx: Tensor | None = None) -> Moments:
@@ -219,7 +221,8 @@ def _grid(
 
 
 def _offsets(every: tuple[int, int], phase: int) -> tuple[int, int]:
-    return phase % every[0], phase // every[0] % every[1]
+    row = phase % every[0]
+    return row, (row + phase // every[0]) % every[1]  # diagonals: few phases reach all borders
 
 
 def _sides(how: Filter) -> list[int]:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from pruning.evaluation import evaluation_mode
 from pruning.graph import ChannelGraph, Keep
 from pruning.labels import tensors_in
-from pruning.variance import taps
+from pruning.variance import taps_of
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def fold_means(
 ) -> None:
     """Add W·E[x] of the removed inputs to every layer that read some, in place on `slim`.
 
-    `slim` is `cut(whole, graph, keep)`. means: float64 [inputs, taps] by weight name, of the whole
+    `slim` is `cut(whole, graph, keep)`. means: float64 [taps, inputs] by weight name, of the whole
     network's patches; norms: by weight name the BN that alone reads the layer's output. A layer
     without a bias changes that BN's mean, or gets a bias.
     """
@@ -37,8 +37,8 @@ def fold_means(
         gone = np.flatnonzero(~kept[graph.axes[name, 1]])
         if len(gone):
             rows = graph.kept_positions(name, 0, kept)
-            weight = taps(state[name])[rows][:, gone]
-            lost = torch.einsum("ock,ck->o", weight, torch.from_numpy(mean)[gone])
+            weight = taps_of(state[name])[rows][:, gone]
+            lost = torch.einsum("ock,kc->o", weight, torch.from_numpy(mean)[:, gone])
             _add_to_output(slim, name.rpartition(".")[0], lost, norms.get(name))
 
 

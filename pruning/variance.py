@@ -2,129 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from pruning.covariance import POSITIONS, Filter, _Calls, patches, thinning
 from pruning.evaluation import evaluation_mode
 from pruning.graph import ChannelGraph
 from pruning.images import Batch
 from pruning.scores import per_unit
 
-LAYERS = {"conv2d", "linear"}
 CHUNK = 32  # images at a time: patches are taps times as large as what they are read from
 
 
 @dataclass(frozen=True)
-class Moments:
+class ChannelMoments:
     """Of the patches that one weight reads, zero padding included, each channel alone.
 
-    mean: float64 [channels, taps]; covariance: float64 [channels, taps, taps].
+    mean: float64 [taps, channels]; covariance: float64 [taps, taps, channels].
     """
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
-def patch_moments(
-    model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch]
-) -> dict[str, Moments]:
-    """Moments by weight name for all 2-d convolutions and linear layers that read a group."""
+@torch.no_grad()
+def channel_moments(
+    model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], positions: int = POSITIONS
+) -> dict[str, ChannelMoments]:
+    """Moments by weight name for all 2-d convolutions and linear layers that read a group.
+
+    `pruning.covariance.input_moments` has them across channels too, which takes channels times
+    the memory. positions: about how many per image count.
+    """
     names = [layer.weight for layer in graph.layers]
-    reading = [name for name in names if (graph.axes[name, 1] < graph.units).any()]
+    reads = {name for name in names if (graph.axes[name, 1] < graph.units).any()}
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    phase = 0
 
-    def add(name: str, x: Tensor, weight: Tensor, options: tuple[Any, ...]) -> None:
-        patches = _patches(x, weight, *options)
-        first = patches.sum((0, 3))
-        second = torch.einsum("bckl,bcml->ckm", patches, patches)
-        count = patches.shape[0] * patches.shape[3]
-        if name in sums:
-            before = sums[name]
-            count, first, second = before[0] + count, before[1] + first, before[2] + second
-        sums[name] = (count, first, second)
+    def add(name: str, x: Tensor, y: Tensor, how: Filter) -> None:
+        taps = int(np.prod(how.kernel, dtype=np.int64))
+        rows = patches(x.double(), how, thinning(y, how, positions), phase)[0]
+        rows = rows.reshape(len(rows), taps, -1)
+        own = len(rows), rows.sum(0), torch.einsum("nkc,nlc->klc", rows, rows)
+        count, first, second = sums.get(name, (0, torch.zeros_like(own[1]), 0))
+        sums[name] = (count + own[0], first + own[1], second + own[2])
 
-    with evaluation_mode(model), torch.no_grad(), _Reads(model, reading, add):
+    with evaluation_mode(model), _Calls(model, reads, add):
         for x, _ in batches:
             for part in x.split(CHUNK):
                 model(part)
+                phase += 1
     found = {}
     for name, (count, first, second) in sums.items():
         mean = first / count
-        covariance = second / count - mean[:, :, None] * mean[:, None, :]
-        found[name] = Moments(mean.cpu().numpy(), covariance.cpu().numpy())
+        covariance = second / count - mean[:, None] * mean
+        found[name] = ChannelMoments(mean.cpu().numpy(), covariance.cpu().numpy())
     return found
 
 
 def filtered_variance(
-    model: nn.Module, graph: ChannelGraph, moments: Mapping[str, Moments]
+    model: nn.Module, graph: ChannelGraph, moments: Mapping[str, ChannelMoments]
 ) -> np.ndarray:
     """Σ_consumers Σ_o w_{o,c}ᵀ Cov(patch_c) w_{o,c} per unit, float64 [units]."""
     state = dict(model.named_parameters())
     total = np.zeros(graph.units)
     for name, each in moments.items():
-        weight = taps(state[name])
-        covariance = torch.from_numpy(each.covariance)
-        variance = torch.einsum("ock,ckm,ocm->c", weight, covariance, weight)
-        total += per_unit(graph, name, 1, variance.clamp(min=0).numpy())
+        weight = taps_of(state[name])
+        spread = torch.einsum("ock,klc->ocl", weight, torch.from_numpy(each.covariance))
+        variance = (spread * weight).sum((0, 2)).clamp(min=0)
+        total += per_unit(graph, name, 1, variance.numpy())
     return total
 
 
-def taps(weight: Tensor) -> Tensor:
+def taps_of(weight: Tensor) -> Tensor:
     """A weight as float64 [outputs, inputs, taps] on the CPU."""
     return weight.detach().cpu().double().reshape(*weight.shape[:2], -1)
-
-
-class _Reads(TorchFunctionMode):
-    """Shows what the given weights are applied to: show(name, input, weight, conv options)."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str], show: Callable[..., None]) -> None:
-        super().__init__()
-        parameters = dict(model.named_parameters())
-        self.names = {id(parameters[name]): name for name in names}
-        self.show = show
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in LAYERS:
-            x, weight, *options = _call(*args, **kwargs)
-            if id(weight) in self.names:
-                self.show(self.names[id(weight)], x, weight, tuple(options))
-        return func(*args, **kwargs)
-
-
-def _call(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Any, ...]:
-    return input, weight, stride, padding, dilation
-
-
-def _patches(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
-    """What each tap of each channel reads: float64 [images, channels, taps, positions]."""
-    if weight.ndim == 2:
-        return x.double().reshape(-1, x.shape[-1])[:, :, None, None]
-    kernel = weight.shape[2:]
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(_pair(dilation), kernel, strict=True)]
-        x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
-    where = 0 if isinstance(padding, str) else padding
-    columns = F.unfold(x.double(), kernel, dilation, where, stride)
-    return columns.view(len(x), x.shape[1], kernel.numel(), -1)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning import checkpoint, methods, zoo
+from pruning import checkpoint, zoo
 from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.finetune import evaluate, finetune
@@ -18,11 +19,12 @@ from pruning.graph import ChannelGraph
 from pruning.methods import Problem, State
 from pruning.tracer import trace
 from pruning.widths import lattice
-from search import data
+from search import data, states
 from search.options import Config, SearchConfig
 from search.validation import method_names
 
 CALIBRATION = 2048  # training images for BN statistics and method states
+CALIBRATION_BATCH = 256
 SCORING_BATCH = 500
 
 
@@ -31,7 +33,8 @@ class Base:
     """What the trials need of the base model: arrays and text only, shared by the object store.
 
     weights: the whole state dict; graph: JSON; val, test: top-1 as fractions; states: what each
-    method measured; seconds: spent on training (0 with given weights).
+    method measured, and measured_s: in how many seconds; seconds: spent on training (0 with given
+    weights).
     """
 
     weights: Mapping[str, np.ndarray]
@@ -41,6 +44,7 @@ class Base:
     test: float
     states: Mapping[str, State]
     seconds: float
+    measured_s: Mapping[str, float] = field(default_factory=dict)
 
     def channel_graph(self) -> ChannelGraph:
         return ChannelGraph.from_json(self.graph)
@@ -84,10 +88,10 @@ def prepare(
     val = evaluate(net, splits.val.to(device).batches(SCORING_BATCH))
     test = evaluate(net, splits.test.to(device).batches(SCORING_BATCH))
     subset = calibration(train, config.seed)
-    states = {}
+    measured = {}
     for name in method_names(config.search.method):
         say(f"measuring the base model for method {name}")
-        states[name] = methods.get(name).prepare(net, graph, subset.batches(256))
+        measured[name] = states.measure(name, net, graph, subset)
     return Base(
         weights={name: t.detach().cpu().numpy() for name, t in net.state_dict().items()},
         graph=graph.to_json(),
@@ -103,7 +107,8 @@ def prepare(
         ),
         val=val,
         test=test,
-        states=states,
+        states={name: state for name, (state, _) in measured.items()},
+        measured_s={name: spent for name, (_, spent) in measured.items()},
         seconds=seconds,
     )
 
@@ -129,7 +134,8 @@ def _build(
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
     began = time.perf_counter()
     for epoch in finetune(net, train, config.base.recipe(), seed=config.seed, device=device):
-        say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
+        if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
+            say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
     return net, time.perf_counter() - began
 
 

@@ -1,15 +1,22 @@
-"""Choosing a point of a frontier: the most accurate within a cost, the cheapest above an accuracy."""
+"""Choosing a point of a frontier: best within a cost, cheapest above an accuracy, or the knee.
+
+The best is best on val: test accuracies are for reporting, and serve as a threshold only.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from search import quantity, results
 from search.quantity import human
+
+if TYPE_CHECKING:
+    from search.arguments import Parser
 
 Point = Mapping[str, Any]
 _COST = re.compile(r"(?P<value>.*?)\s*(?P<what>macs?|params?|parameters)?", re.I)
@@ -17,17 +24,7 @@ _COST = re.compile(r"(?P<value>.*?)\s*(?P<what>macs?|params?|parameters)?", re.I
 
 @dataclass(frozen=True)
 class ChooseOptions:
-    """Which point of the frontier to take.
-
-    Args:
-        at_most: The most accurate point that costs at most this: "60M MACs" for one image, "50%" of
-            the base model's MACs, "2M params", "40% params", or "2.5ms" (latency at batch 1, once
-            slimfront export RUN --latency has measured it).
-        at_least: The point of fewest MACs with at least this accuracy ("93%"), on test where that
-            has been measured, else on val. With --at-most: the best that meets both.
-        knee: The point beyond which accuracy costs the most MACs, farthest above the line between
-            the frontier's ends.
-    """
+    """Which point of the frontier to take, as the flags say it; none where nothing is given."""
 
     at_most: str | None = None
     at_least: str | None = None
@@ -36,6 +33,33 @@ class ChooseOptions:
     @property
     def given(self) -> bool:
         return self.knee or self.at_most is not None or self.at_least is not None
+
+
+def add_arguments(parser: Parser) -> None:
+    """The flags of ChooseOptions."""
+    parser.add_argument(
+        "--at_most",
+        metavar="COST",
+        help='take the most accurate point that costs at most this: "60M MACs" for one image, '
+        '"50%" of the base model\'s MACs, "2M params", "40% params", or "2.5ms" (latency at '
+        "batch 1, once slimfront export RUN --latency has measured it)",
+    )
+    parser.add_argument(
+        "--at_least",
+        metavar="TOP1",
+        help='take the point of fewest MACs with at least this accuracy ("93%"; on test where '
+        "that has been measured, else on val); with --at-most, the best point that meets both",
+    )
+    parser.add_argument(
+        "--knee",
+        action="store_true",
+        help="take the point farthest above the line between the frontier's ends",
+    )
+
+
+def options_of(found: Any) -> ChooseOptions:
+    """The choice among parsed flags."""
+    return ChooseOptions(**{f.name: found[f.name] for f in dataclasses.fields(ChooseOptions)})
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,7 @@ def choose(points: Sequence[Point], options: ChooseOptions, record: Mapping[str,
             f"{describe(nearest)}" + _at(nearest, cost)
         )
     if least is None:
-        return max(affordable, key=lambda p: (_accuracy(p), -p["macs"]))
+        return max(affordable, key=_val)
     good = [p for p in affordable if _accuracy(p) >= least]
     if not good:
         nearest = max(affordable, key=_accuracy)
@@ -76,14 +100,14 @@ def choose(points: Sequence[Point], options: ChooseOptions, record: Mapping[str,
         raise UserError(
             f"no point{within} has at least {least:.2%}; the nearest is {describe(nearest)}"
         )
-    return max(good, key=_accuracy) if cost is not None else min(good, key=lambda p: p["macs"])
+    return max(good, key=_val) if cost is not None else min(good, key=lambda p: p["macs"])
 
 
 def knee(points: Sequence[Point]) -> Point:
     """The point farthest above the line between the frontier's ends; UserError below three."""
     from search import pareto
 
-    found = pareto.knee([(point["macs"], _accuracy(point)) for point in points])
+    found = pareto.knee([(point["macs"], _val(point)) for point in points])
     if found is None:
         raise UserError(
             f"a frontier of {len(points)} points has no knee; use --at-most or --at-least"
@@ -134,9 +158,14 @@ def _cost_of(point: Point, cost: Cost) -> float:
     value = point.get(cost.column)
     if value is None:
         raise UserError(
-            "the frontier has no latencies; measure them with slimfront export RUN --latency [1,64]"
+            "the frontier has no latencies; measure them with slimfront export RUN --latency"
         )
     return float(value)
+
+
+def _val(point: Point) -> float:
+    mean = point.get("top1_val_mean")
+    return float(point["top1_val"] if mean is None else mean)
 
 
 def _accuracy(point: Point) -> float:

@@ -29,7 +29,27 @@ COMMANDS = {
         "profile MODEL_OR_CONFIG [--input 3x224x224] [--max-macs 60%] [--json]",
         "show a network's channel groups, fixed layers and reachable MACs",
     ),
-    "frontier": Command("frontier RUN [--json]", "show the frontier that a run has found"),
+    "frontier": Command(
+        "frontier RUN [--at-most 50%] [--at-least 93%] [--knee] [--json]",
+        "show the frontier that a run has found, or choose one point of it",
+    ),
+    "compare": Command(
+        "compare RUN [--baselines peel|all] [--macs [0.7,0.5,0.3]] [--json]",
+        "set one-shot pruning beside the frontier, trained alike",
+    ),
+    "prune": Command(
+        "prune [CONFIG] --method peel --macs 50% [--to FILE] [--key.sub value] …",
+        "prune once to a MAC target: one network, no search",
+    ),
+    "report": Command("report RUN", "write RUN/report.html: the run as one page"),
+    "export": Command(
+        "export RUN [--format onnx] [--point N] [--latency] [--json]",
+        "write points as ONNX or exported programs, tables, latencies, dashboards' files",
+    ),
+    "submit": Command(
+        "submit [--address URL] [--run] -- [CONFIG] --out RUN …",
+        "run a search as a job on a Ray cluster (prints the line and what it uploads)",
+    ),
 }
 
 

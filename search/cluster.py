@@ -42,7 +42,7 @@ def connect(config: Config, **options: Any) -> None:
     """
     if ray.is_initialized():
         return
-    address = config.resources.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(config)
     defaults: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         defaults["include_dashboard"] = False
@@ -55,21 +55,34 @@ def connect(config: Config, **options: Any) -> None:
         ) from error
 
 
+def address_of(config: Config) -> str:
+    """Of the cluster to join (a Ray job's own, say); local where a private Ray is meant."""
+    return config.resources.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def share(config: Config) -> Share:
-    """What a trial takes of the connected cluster. UserError if not even one trial fits."""
+    """What a trial takes of the connected cluster. UserError if not even one trial fits.
+
+    On a cluster that was joined, max_concurrent counts even beyond what fits now: the trials that
+    wait are what an autoscaler grows by.
+    """
     total = ray.cluster_resources()
     gpus = config.resources.gpus(total.get("GPU", 0.0))
     cpus = config.resources.cpus_per_trial
     fits = int(total.get("CPU", 0.0) / cpus) if cpus else config.trials
     if gpus:
         fits = min(fits, int(total.get("GPU", 0.0) / gpus + 1e-6))
+    most = config.resources.max_concurrent
+    if most and address_of(config) != "local":
+        return Share(cpus, gpus, most)
     if fits < 1:
         has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
         raise UserError(
             f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, the cluster has {has}; "
-            "lower resources.cpus_per_trial or resources.gpus_per_trial"
+            "lower resources.cpus_per_trial or resources.gpus_per_trial, or on a cluster that "
+            "is yet to grow set resources.max_concurrent to the trials it may grow to"
         )
-    return Share(cpus, gpus, min(fits, config.resources.max_concurrent or fits))
+    return Share(cpus, gpus, min(fits, most or fits))
 
 
 def worker_device(config: Config) -> str:

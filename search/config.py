@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "method_names",
     "packaged",
+    "parse",
     "to_dict",
     "validate",
 ]
@@ -50,15 +51,20 @@ def load(argv: Sequence[str] = (), prog: str = "slimfront search") -> Config:
     CONFIG is a packaged name or a YAML or JSON file. Local paths become absolute, since trials run
     in another folder. Raises UserError.
     """
+    config = absolute(parse(argv, prog)[1])
+    validate(config)
+    return config
+
+
+def parse(argv: Sequence[str] = (), prog: str = "slimfront search") -> tuple[str, Config]:
+    """CONFIG and the configuration that a command line means; nothing outside it is looked at."""
     sources, flags = _split(argv)
     if len(sources) > 1:
         raise UserError(
             f"unexpected argument {sources[1]!r}; write one CONFIG, and options as --key value"
         )
-    parser = make_parser(sources[0] if sources else DEFAULT, prog)
-    config = absolute(_config(parser.read(flags)))
-    validate(config)
-    return config
+    source = sources[0] if sources else DEFAULT
+    return source, _config(make_parser(source, prog).read(flags))
 
 
 def make_parser(source: str, prog: str) -> Parser:

@@ -63,7 +63,7 @@ def frontier_table(out: str, members: Sequence[Member], base_macs: int) -> pa.Ta
     for rank, member in enumerate(members):
         row, best = member.row, member.best
         val = [training.val for training in member.trainings]
-        test = [training.test for training in member.trainings]
+        test = [training.test for training in member.trainings if training.test is not None]
         records.append(
             {
                 "rank": rank,
@@ -78,7 +78,7 @@ def frontier_table(out: str, members: Sequence[Member], base_macs: int) -> pa.Ta
                 "top1_val_mean": float(np.mean(val)),
                 "top1_val_std": _std(val),
                 "top1_test": best.test,
-                "top1_test_mean": float(np.mean(test)),
+                "top1_test_mean": float(np.mean(test)) if test else None,
                 "top1_test_std": _std(test),
                 "seeds": len(member.trainings),
                 "epochs": best.epochs,
@@ -108,7 +108,9 @@ def picture(table: pa.Table, rows: Sequence[Row], record: dict[str, Any]) -> byt
 
     done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
     macs = np.array(table["macs"].to_pylist()) / 1e6
-    val, test = (100 * np.array(table[f"top1_{s}_mean"].to_pylist()) for s in ("val", "test"))
+    val, test = (
+        100 * np.array(table[f"top1_{s}_mean"].to_pylist(), dtype=float) for s in ("val", "test")
+    )
     spread = [100 * (value or 0.0) for value in table["top1_test_std"].to_pylist()]
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes.plot(
@@ -132,7 +134,7 @@ def picture(table: pa.Table, rows: Sequence[Row], record: dict[str, Any]) -> byt
     base = record["base_macs"] / 1e6, 100 * record["base_top1_test"]
     axes.plot(*base, "*", color="tab:red", ms=11, label="base model, test")
     axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 accuracy [%]")
-    shown = np.concatenate([val, test, [base[1]]])
+    shown = np.concatenate([val, test[np.isfinite(test)], [base[1]]])
     if len(shown):
         margin = max(1.0, 0.15 * float(np.ptp(shown)))
         axes.set_ylim(shown.min() - margin, min(100.5, shown.max() + margin))

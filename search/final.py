@@ -74,13 +74,13 @@ def measure(
     """Members of the frontier of complete `rows`, measured; finished trainings are not repeated."""
     members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
     jobs = {row.trial_id: [(row, k) for k in _repeats(config, base, row)] for row in members}
-    todo = [job for own in jobs.values() for job in own if _stored(config, *job) is None]
+    todo = [job for own in jobs.values() for job in own if stored(config, *job) is None]
     if todo:
         say(f"frontier of {len(members)} members: {len(todo)} final trainings")
-        _run(config, base, todo, share, say)
+        train_all(config, base, todo, share, say)
     measured = []
     for row in members:
-        found = [_stored(config, *job) for job in jobs[row.trial_id]]
+        found = [stored(config, *job) for job in jobs[row.trial_id]]
         if trainings := tuple(training for training in found if training is not None):
             measured.append(Member(row, trainings))
     stays = pareto.front([(member.row.macs, member.val_mean) for member in measured])
@@ -97,7 +97,7 @@ def so_far(config: Config, rows: Sequence[Row]) -> list[Member]:
     members = []
     for i in pareto.front(pareto.points_of(rows)):
         row = rows[i]
-        found = [_stored(config, row, k) for k in (OWN, *range(config.search.final_seeds))]
+        found = [stored(config, row, k) for k in (OWN, *range(config.search.final_seeds))]
         trainings = tuple(training for training in found if training is not None)
         assert row.top1_val is not None
         own = Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, row.checkpoint)
@@ -111,19 +111,25 @@ def _repeats(config: Config, base: Base, row: Row) -> list[int]:
     return [OWN] if whole or not config.search.final_seeds else [*range(config.search.final_seeds)]
 
 
+def epochs_of(config: Config) -> float:
+    """Epochs of a final training; those of a trial where members keep their trials' weights."""
+    asked = config.search.final_epochs if config.search.final_seeds else None
+    return asked or config.finetune.epochs
+
+
 def _place(config: Config, row: Row, k: int) -> storage.Location:
-    name = "own" if k == OWN else f"{k}-{config.search.final_epochs or config.finetune.epochs:g}"
+    name = "own" if k == OWN else f"{k}-{epochs_of(config):g}"
     return storage.open_uri(config.out) / "finals" / f"{row.trial_id}-{name}.json"
 
 
-def _stored(config: Config, row: Row, k: int) -> Training | None:
+def stored(config: Config, row: Row, k: int) -> Training | None:
     try:
         return Training(**json.loads(storage.read_bytes(_place(config, row, k))))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _run(
+def train_all(
     config: Config,
     base: Base,
     jobs: Sequence[tuple[Row, int]],
@@ -176,7 +182,7 @@ def _own(work: Workshop, row: Row) -> Training:
 
 def _train(work: Workshop, row: Row, k: int) -> Training:
     config, began = work.config, time.perf_counter()
-    epochs = config.search.final_epochs or config.finetune.epochs
+    epochs = epochs_of(config)
     recipe = replace(config.finetune.recipe(), epochs=epochs)
     seed = seed_of(config, row.arch_hash) + 1 + k
     asked = np.array(row.widths, dtype=np.int64)

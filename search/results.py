@@ -18,19 +18,25 @@ BASE_LATENCY = b"base_latency"  # key of frontier.parquet's metadata
 
 @dataclass(frozen=True)
 class Results:
-    """A run. Points are frontier rows by MACs; `tested`: with test accuracies, the run has ended.
+    """A run. Points are frontier rows by MACs; `finished`: they are final, the run has ended.
 
     `comparison` has the rows of comparison.parquet. `base_latency` has the frontier's latency
-    columns, for the base model.
+    columns, for the base model; `base_widths` its channels per group.
     """
 
     place: str
     record: Mapping[str, Any]
     rows: Sequence[Row]
     points: Sequence[Point]
-    tested: bool
+    finished: bool
     comparison: Sequence[Point]
     base_latency: Mapping[str, Any]
+    base_widths: Mapping[str, int]
+
+    @property
+    def tested(self) -> bool:
+        """Whether points have test accuracies."""
+        return self.finished and any(p.get("top1_test_mean") is not None for p in self.points)
 
     @property
     def complete(self) -> list[Row]:
@@ -41,15 +47,16 @@ def read(place: str) -> Results:
     """All of a run; UserError where there is none."""
     record = read_record(place)
     rows = Ledger(place).rows()
-    points, tested = read_points(place, record, rows)
+    points, finished = read_points(place, record, rows)
     return Results(
         place=place,
         record=record,
         rows=rows,
         points=points,
-        tested=tested,
+        finished=finished,
         comparison=_comparison(place),
-        base_latency=read_base_latency(place) if tested else {},
+        base_latency=read_base_latency(place) if finished else {},
+        base_widths=_base_widths(place, record, rows),
     )
 
 
@@ -130,3 +137,14 @@ def accuracy(point: Mapping[str, Any]) -> float | None:
 def _comparison(place: str) -> list[Point]:
     table = storage.open_uri(place) / "comparison.parquet"
     return list(read_table(table).to_pylist()) if storage.exists(table) else []
+
+
+def _base_widths(place: str, record: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, int]:
+    from pruning import checkpoint
+
+    try:
+        return checkpoint.info(base_checkpoint(place)).widths
+    except UserError:  # a run without its base model: the base is among the first trials
+        names = record.get("base", {}).get("groups", [])
+        vectors = [row.widths for row in rows if len(row.widths) == len(names)]
+        return dict(zip(names, map(max, zip(*vectors, strict=True)), strict=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,19 @@ from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.methods import Problem
 from search import base as base_model
-from search import cluster, export, final, quantity, record, scheduler, seeds, storage, worker
+from search import (
+    checks,
+    cluster,
+    export,
+    final,
+    proposals,
+    quantity,
+    record,
+    scheduler,
+    seeds,
+    storage,
+    worker,
+)
 from search import trial as trial_body
 from search.base import Base
 from search.candidate import Limits
@@ -29,10 +41,8 @@ from search.options import Config
 from search.progress import Progress
 from search.screen import rung_correlation
 from search.searcher import FrontierSearcher
-from search.space import WidthProposal
 from search.strata import Strata
 from search.study import Study
-from search.validation import method_names
 from search.watchdog import Watchdog
 
 # Tune's own tables would scroll over the progress display
@@ -67,7 +77,8 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         record.check(before, config)
     cluster.connect(config, **(parts.ray or {}))
     share = cluster.share(config)
-    base = _base(config, place, before, parts, share, say)
+    checks.check_nodes(config, share.gpus)
+    base = base_of(config, before, parts.prepare, share, say)
     problem = base_model.problem(base.channel_graph(), config.search)
     study = make_study(config, base, problem, share)
     current = before or record.create(config, _facts(base, problem), base.info.classes)
@@ -89,7 +100,8 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         return config.out
     study.ledger.compact()
     export.export(config.out, members, study.rows, current)
-    record.update(place, current, status="complete", frontier=len(members))
+    cost = {"trials": study.finished, "seconds": sum(row.wall_s for row in study.rows)}
+    record.update(place, current, status="complete", frontier=len(members), cost=cost)
     if (correlation := rung_correlation(study.rows)) is not None:
         say(str(correlation))
     return config.out
@@ -101,23 +113,15 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
     cost = problem.cost
     low = (limits.min_macs or 0.0) / cost.base_macs
     high = (limits.max_macs or cost.base_macs) / cost.base_macs
-    methods = method_names(config.search.method)
-    space = WidthProposal(
-        problem.graph,
-        cost,
-        problem.lattice,
-        methods=methods,
-        low=max(low, 1e-6),
-        high=min(high, 1.0),
-        offsets=config.search.offsets,
-        offset_range=config.search.offset_range,
+    space, low, high = proposals.make(
+        config.search, problem, base.states, max(low, 1e-6), min(high, 1.0)
     )
     if limits.max_params is not None and cost.params(problem.lattice.low) > limits.max_params:
         raise UserError(
             f"even the narrowest network has {cost.params(problem.lattice.low)} parameters; "
             "raise search.max_params or lower search.min_ratio"
         )
-    plan = seeds.plan(problem, base.states, space.low, space.high) if config.search.seeds else []
+    plan = seeds.plan(problem, base.states, low, high) if config.search.seeds else []
     return Study(
         space,
         Ledger(config.out),
@@ -129,7 +133,7 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
         limits=limits,
         recipe=vars(config.finetune) | {"repair": config.search.repair},
         seed=config.seed,
-        strata=Strata(space.low, space.high) if config.search.stratify else None,
+        strata=Strata(low, high) if config.search.stratify else None,
         concurrency=share.slots,
     )
 
@@ -167,21 +171,21 @@ def _limits(config: Config, problem: Problem) -> Limits:
     )
 
 
-def _base(
+def base_of(
     config: Config,
-    place: storage.Location,
-    before: dict[str, Any] | None,
-    parts: Parts,
+    before: Mapping[str, Any] | None,
+    prepare: Callable[[Config, str | None], Base],
     share: cluster.Share,
     say: Callable[[str], None],
 ) -> Base:
     """The base model by a task with a trial's resources; an earlier session's if there is one."""
-    stored = before is not None and storage.exists(place / "base.safetensors")
+    file = storage.open_uri(config.out) / "base.safetensors"
+    stored = before is not None and storage.exists(file)
     known = uri.join(config.out, "base.safetensors") if stored else None
     if known is None and config.model.weights is None:
         say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
     try:
-        task = ray.remote(parts.prepare).options(**share.options)
+        task = ray.remote(prepare).options(**share.options)
         base: Base = ray.get(task.remote(config, known))
     except RayTaskError as error:
         if isinstance(error.cause, UserError):

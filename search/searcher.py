@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -13,6 +13,7 @@ from search.candidate import Outcome
 from search.ledger import STATUSES
 from search.study import Study
 
+FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
 
 
@@ -22,13 +23,18 @@ class FrontierSearcher(Searcher):
     Each report of a trial carries fields of `Outcome` (top1_val, epochs, ...); the last one of a
     trial that ran to its end also has `status` (and `reason`). Without a status it was stopped.
     Metric and mode stay unset: Tune would demand them in every report. A ledger that cannot be
-    written ends the search; `error` then says why.
+    written ends the search, and so does a report with FATAL; `error` then says why.
+
+    `reasons`: by Tune's trial id, why a trial was stopped or its worker failed, where the scheduler
+    or the watchdog know it. `exhausted`: no new feasible network was found.
     """
 
     def __init__(self, study: Study, budget: int) -> None:
         super().__init__()
         self.study, self.budget = study, budget
         self.error: UserError | None = None
+        self.exhausted = False
+        self.reasons: dict[str, str] = {}
         self._trials: dict[str, str] = {}  # Tune's trial id -> ours
 
     def suggest(self, trial_id: str) -> Any:
@@ -44,6 +50,7 @@ class FrontierSearcher(Searcher):
             self.error = error
             return Searcher.FINISHED
         if candidate is None:
+            self.exhausted = not running
             return None if running else Searcher.FINISHED
         self._trials[trial_id] = candidate.trial_id
         return candidate.to_config()
@@ -52,13 +59,21 @@ class FrontierSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         ours = self._trials.pop(trial_id, None)
+        known = self.reasons.pop(trial_id, "")
         if ours not in self.study.running:
             return
-        if result is None and not error:  # removed before it ran
-            self.study.abandon(ours)
+        if result is not None and result.get(FATAL):
+            self.error = self.error or UserError(str(result.get("reason")))
+        if (result is None and not error) or (result or {}).get(FATAL):
+            self.study.abandon(ours)  # removed before it ran, or not to blame: it has no row
             return
+        outcome = outcome_of(result or {}, error)
+        if error:
+            outcome = replace(outcome, reason=known or outcome.reason)
+        elif outcome.status == "stopped":
+            outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, known))))
         try:
-            self.study.tell(ours, outcome_of(result or {}, error))
+            self.study.tell(ours, outcome)
         except UserError as failure:  # Tune would log it and go on
             self.error = failure
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyarrow import fs
@@ -56,28 +58,28 @@ def write_atomic(location: Location, data: bytes) -> None:
 
 
 def read_bytes(location: Location) -> bytes:
-    """The whole content; FileNotFoundError where there is none."""
-    with location.filesystem.open_input_stream(location.path) as stream:
+    """The whole content; FileNotFoundError where there is none, UserError without access."""
+    with (
+        _explained(location),
+        location.filesystem.open_input_stream(location.path) as stream,
+    ):
         return bytes(stream.read())
 
 
 def exists(location: Location) -> bool:
-    return location.filesystem.get_file_info(location.path).type != fs.FileType.NotFound
+    with _explained(location):
+        return location.filesystem.get_file_info(location.path).type != fs.FileType.NotFound
 
 
 def list_files(location: Location, suffix: str = "") -> list[Location]:
     """Files directly in a folder, by name; hidden ones, unfinished writes included, left out."""
-    selector = fs.FileSelector(location.path, allow_not_found=True)
-    infos = location.filesystem.get_file_info(selector)
-    names = sorted(info.base_name for info in infos if info.type == fs.FileType.File)
+    names = _names(location, fs.FileType.File)
     return [location / name for name in names if name.endswith(suffix) and name[0] != "."]
 
 
 def list_folders(location: Location) -> list[Location]:
     """Folders directly in a folder, by name."""
-    infos = location.filesystem.get_file_info(fs.FileSelector(location.path, allow_not_found=True))
-    names = sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
-    return [location / name for name in names]
+    return [location / name for name in _names(location, fs.FileType.Directory)]
 
 
 def remove_folder(location: Location) -> None:
@@ -93,3 +95,22 @@ def set_aside(location: Location, suffix: str = ".damaged") -> Location | None:
     except OSError:
         return None
     return aside
+
+
+def _names(location: Location, kind: fs.FileType) -> list[str]:
+    selector = fs.FileSelector(location.path, allow_not_found=True)
+    with _explained(location):
+        infos = location.filesystem.get_file_info(selector)
+    return sorted(info.base_name for info in infos if info.type == kind)
+
+
+@contextmanager
+def _explained(location: Location) -> Iterator[None]:
+    """UserError for what a store refuses; that there is no such file stays what it is."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        line = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot read {location} ({line}); check address and access") from error

@@ -21,11 +21,14 @@ class Strata:
         """Shares of the base MACs [bins + 1]."""
         return np.geomspace(self.low, self.high, self.bins + 1)
 
+    def index(self, shares: ArrayLike) -> NDArray[np.int64]:
+        """The bin of each share, int64 [N]; the nearest one for what lies outside."""
+        inside = np.clip(np.asarray(shares, dtype=np.float64), self.low, self.high)
+        return np.searchsorted(self.edges[1:-1], inside.ravel(), side="right")
+
     def counts(self, shares: ArrayLike) -> NDArray[np.int64]:
         """Trials per bin, int64 [bins]; what lies outside counts in the nearest bin."""
-        inside = np.clip(np.asarray(shares, dtype=np.float64), self.low, self.high)
-        where = np.searchsorted(self.edges[1:-1], inside, side="right")
-        return np.bincount(where.ravel(), minlength=self.bins)
+        return np.bincount(self.index(shares), minlength=self.bins)
 
     def hit(self, shares: ArrayLike) -> int:
         """Number of bins with at least one trial."""

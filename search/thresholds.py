@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,16 +55,18 @@ class ThresholdProposal:
         *,
         low: float = 0.05,
         high: float = 1.0,
-        allocate: Callable[[str, int, Mapping[str, float]], Widths] | None = None,
+        allocate: Callable[[str, int | None, Mapping[str, float]], Widths] | None = None,
+        free: Collection[str] = (),
     ) -> None:
+        """`free`: methods whose scalars alone decide, without a MAC target (then macs is None)."""
         if not methods:
             raise UserError("a threshold proposal needs a method; name one with search.method")
         self.cost, self.methods, self.allocate = cost, dict(methods), allocate
+        self.free = frozenset(free) if allocate is not None else frozenset()
         self.low, self.high = mac_range(cost, lat, low, high)
 
     def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
-        found: Distributions = {RATIO: FloatDistribution(self.low, self.high, log=True)}
-        found |= choice(METHOD, tuple(self.methods))
+        found = choice(METHOD, tuple(self.methods))
         if params is None:
             chosen = list(self.methods)
         elif len(self.methods) == 1 or METHOD in params:
@@ -72,24 +74,29 @@ class ThresholdProposal:
         else:
             chosen = []
         for method in chosen:
+            if method not in self.free:
+                found[RATIO] = FloatDistribution(self.low, self.high, log=True)
             for name, scalar in self.methods[method].items():
                 found[f"{method}.{name}"] = _number(scalar)
         return found
 
     def resolve(self, params: Mapping[str, Any]) -> Proposal:
         method = params.get(METHOD, next(iter(self.methods)))
-        asked = round(params[RATIO] * self.cost.base_macs)
+        target = None if method in self.free else round(params[RATIO] * self.cost.base_macs)
         scalars = {name: params[f"{method}.{name}"] for name in self.methods[method]}
         widths = None
         if self.allocate is not None:
-            widths = tuple(int(w) for w in self.allocate(method, asked, scalars))
+            widths = tuple(int(w) for w in self.allocate(method, target, scalars))
+        asked = self.cost.macs(np.array(widths)) if target is None else target
         return Proposal(self.kind, method, asked, widths, scalars)
 
     def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
         """The method at its defaults and the widths' MACs; widths themselves have no parameters."""
         chosen = method if method in self.methods else next(iter(self.methods))
         ratio = self.cost.macs(np.asarray(widths, dtype=np.int64)) / self.cost.base_macs
-        params: Params = {RATIO: float(np.clip(ratio, self.low, self.high))}
+        params: Params = {}
+        if chosen not in self.free:
+            params[RATIO] = float(np.clip(ratio, self.low, self.high))
         if len(self.methods) > 1:
             params[METHOD] = chosen
         return params | {f"{chosen}.{n}": s.default for n, s in self.methods[chosen].items()}

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import checkpoint, methods, uri
+from pruning import checkpoint, methods, pipeline, uri
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
 from pruning.images import Images
 from pruning.methods import Problem, State
-from pruning.statistics import recalibrate
-from pruning.surgery import cut
+from pruning.pipeline import Slimmed
 from search import data
-from search.base import SCORING_BATCH, Base, calibration, problem
+from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.candidate import Candidate
 from search.options import Config
 
@@ -98,27 +97,18 @@ def seed_of(config: Config, arch_hash: str) -> int:
 
 
 def slim(work: Workshop, method: str, widths: np.ndarray, scalars: Mapping[str, float]) -> Slimmed:
-    """Cut the base model to widths as the method selects, and measure it before any training."""
-    began = time.perf_counter()
-    graph, state = work.problem.graph, work.states[method]
-    keep = methods.get(method).select(state, work.problem, widths, **scalars)
-    model = cut(work.model, graph, keep)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cut_s = time.perf_counter() - began
-    pruned = work.score(model)
-    began = time.perf_counter()
-    recalibrate(model, work.calibration.batches(256))
-    return Slimmed(model, graph.kept_widths(keep), pruned, cut_s + time.perf_counter() - began)
-
-
-@dataclass(frozen=True)
-class Slimmed:
-    """A cut and repaired network; `pruned`: top-1 on val before BN was recalibrated."""
-
-    model: nn.Module
-    widths: np.ndarray
-    pruned: float
-    seconds: float
+    """Cut the base model to widths as the method selects, and repair it, before any training."""
+    return pipeline.slim(
+        work.model,
+        work.problem,
+        methods.get(method),
+        work.states[method],
+        widths,
+        work.calibration.batches(CALIBRATION_BATCH),
+        repair=work.config.search.repair,
+        score=work.score,
+        scalars=scalars,
+    )
 
 
 def save(work: Workshop, model: nn.Module, widths: np.ndarray, place: str, **extra: Any) -> str:
@@ -149,7 +139,7 @@ def _attempt(
         slimmed = slim(work, candidate.method, asked, candidate.scalars)
         model, widths, epochs = slimmed.model, slimmed.widths, recipe.epochs
         recalibrated = work.score(model)
-        report |= {"top1_pruned": slimmed.pruned, "prune_s": slimmed.seconds}
+        report |= {"top1_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
         report |= {"top1_recalibrated": recalibrated, "top1_val": recalibrated}
     report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0}
     if epochs:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
+from pruning.errors import UserError
 from search import base as base_model
 from search import cluster, trial
 from search.base import Base
 from search.candidate import Candidate
 from search.options import Config
+from search.searcher import FATAL
 
 Open = Callable[[Config, Base, str], Any]
 Body = Callable[[Any, Candidate], Iterator[dict[str, Any]]]
@@ -32,23 +35,35 @@ class TrialWorker(tune.Trainable):
     ) -> None:
         assert settings is not None
         assert base is not None
-        self._body = body
-        self._work = open_workshop(settings, base, cluster.worker_device(settings))
+        try:
+            work = open_workshop(settings, base, cluster.worker_device(settings))
+            self._start = partial(body, work)
+        except UserError as error:  # to be said by a report: Tune keeps a traceback at most
+            self._start = partial(_refuse, error)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._reports.close()  # type: ignore[attr-defined]
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        report = next(self._reports, None)
+        try:
+            report = next(self._reports, None)
+        except UserError as error:  # a disk that is full or the like: the next would meet it too
+            report = {"status": "failed", "reason": str(error), FATAL: True}
+        except Exception as error:
+            report = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         if report is None:
             report = {"status": "failed", "reason": "the trial ended without a result"}
         return {**report, "done": "status" in report}
 
+    def cleanup(self) -> None:
+        self._reports = iter(())
+
     def _begin(self, config: dict[str, Any]) -> None:
-        self._reports = self._body(self._work, Candidate.from_config(config))
+        # the trial before, stopped early perhaps, lets go of its network before this one begins
+        self._reports: Iterator[dict[str, Any]] = iter(())
+        self._reports = self._start(Candidate.from_config(config))
 
 
 def prepare(config: Config, stored: str | None) -> Base:
@@ -59,6 +74,11 @@ def prepare(config: Config, stored: str | None) -> Base:
 def trial_name(trial: Trial) -> str:
     """Tune's name for a trial is its name in the ledger."""
     return str(trial.config["trial_id"])
+
+
+def _refuse(error: UserError, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    raise error
+    yield  # makes it a generator, as a body is
 
 
 def _quiet(text: str) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 from torch import nn
 
 from pruning.graph import ChannelGraph
-from pruning.methods.base import Batches, Method, Problem, Scalar, State
+from pruning.methods.base import Batches, Method, Problem, Scalar, State, spend
 from pruning.sensitivity import LossCurves, first_images, loss_curves, taylor_ranks
-from pruning.widths import fill
 
 TOLERANCE = 0.005  # of the whole network's MACs
 STEPS = 8  # of the false position; each is a table look-up
@@ -67,9 +66,7 @@ class Balanced(Method):
         if macs is None:
             return within(curves, problem, scalars.get("delta", self.scalars["delta"].default))
         widths = _meet(curves, problem, macs)
-        return fill(
-            problem.cost, problem.lattice, widths, macs, _recovered(curves, problem, widths)
-        )
+        return spend(problem, widths, macs, partial(recovered, curves, problem))
 
 
 def within(curves: LossCurves, problem: Problem, delta: float) -> np.ndarray:
@@ -143,7 +140,7 @@ def false_position(excess: Callable[[float], float], start: float, widest: float
             right, at_right, weight_right, weight_left = middle, value, value, weight_left / 2
 
 
-def _recovered(curves: LossCurves, problem: Problem, widths: np.ndarray) -> np.ndarray:
+def recovered(curves: LossCurves, problem: Problem, widths: np.ndarray) -> np.ndarray:
     """Loss variation that one further channel of each group takes back: float64 [groups]."""
     graph = problem.graph
     wider = problem.lattice.up(widths)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -14,7 +15,7 @@ from torch import nn
 from pruning.cost import Cost
 from pruning.graph import ChannelGraph, Keep
 from pruning.images import Batches
-from pruning.widths import Lattice, fill
+from pruning.widths import Lattice
 
 __all__ = [
     "Batches",
@@ -24,7 +25,7 @@ __all__ = [
     "State",
     "floored",
     "global_threshold",
-    "next_scores",
+    "spend",
 ]
 
 State = dict[str, np.ndarray]
@@ -62,6 +63,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     faithfulness: ClassVar[str] = "our formulation of the published idea"
+    version: ClassVar[int] = 1  # raise it when `prepare` measures differently: states are cached
     scalars: ClassVar[Mapping[str, Scalar]] = {}
     needs_target: ClassVar[bool] = True
 
@@ -130,15 +132,35 @@ def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.nd
             low = middle
         else:
             high = middle - 1
-    start = widths(low)
-    return fill(problem.cost, problem.lattice, start, macs, next_scores(scores, problem, start))
+    offsets = problem.graph.offsets
+    ranked = [np.sort(scores[a:b])[::-1] for a, b in itertools.pairwise(offsets)]
+
+    def following(w: np.ndarray) -> np.ndarray:
+        """Score of the first unit that each group leaves out."""
+        first = w // granularity
+        return np.array([own[min(k, len(own) - 1)] for own, k in zip(ranked, first, strict=True)])
+
+    return spend(problem, widths(low), macs, following)
 
 
-def next_scores(scores: np.ndarray, problem: Problem, widths: np.ndarray) -> np.ndarray:
-    """Score of the first unit that each group leaves out at `widths`: float64 [groups]."""
-    graph = problem.graph
-    out = np.zeros(len(graph.groups))
-    for g, units in enumerate(widths // np.maximum(graph.granularity, 1)):
-        own = np.sort(scores[graph.offsets[g] : graph.offsets[g + 1]])[::-1]
-        out[g] = own[min(units, len(own) - 1)]
-    return out
+def spend(
+    problem: Problem,
+    widths: np.ndarray,
+    macs: float,
+    value: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Single steps until none fits below `macs`, the best value per MAC at each width first.
+
+    value(widths): what a further channel of each group is worth there, float64 [groups].
+    """
+    cost, lat = problem.cost, problem.lattice
+    widths = widths.copy()
+    while True:
+        up = lat.up(widths)
+        price = cost.macs(np.where(np.eye(len(widths), dtype=bool), up, widths)) - cost.macs(widths)
+        fits = (up > widths) & (cost.macs(widths) + price <= macs)
+        if not fits.any():
+            return widths
+        worth = value(widths) * (up - widths) / np.maximum(price, 1)
+        best = int(np.where(fits, worth, -np.inf).argmax())
+        widths[best] = up[best]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from search import choose
 from search.arguments import Parser
 from search.choose import ChooseOptions
 from search.quantity import human
@@ -30,10 +30,10 @@ def run(argv: Sequence[str], prog: str) -> None:
         ),
     )
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
-    parser.add_dataclass(ChooseOptions)
+    choose.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     found = parser.read(argv)
-    options = choose_options(found)
+    options = choose.options_of(found)
     if found["json"]:
         # accuracies are fractions, MACs for one image; a value that was not measured is null
         print(json.dumps(read(found["run"], options), indent=1, allow_nan=False))
@@ -43,18 +43,13 @@ def run(argv: Sequence[str], prog: str) -> None:
         show(found["run"], Console(), options)
 
 
-def choose_options(found: Any) -> ChooseOptions:
-    """The choice among parsed flags."""
-    return ChooseOptions(**{f.name: found[f.name] for f in dataclasses.fields(ChooseOptions)})
-
-
 def read(place: str, options: ChooseOptions | None = None) -> Record:
     """{"run", "status", "finished", "base_macs", "points"} of a run; UserError if there is none.
 
     Until a run has ended, and while it is extended, the points are those of its trials so far.
     With options that choose, the one point chosen.
     """
-    from search import choose, results
+    from search import results
 
     record = results.read_record(place)
     points, finished = results.read_points(place, record)
@@ -90,7 +85,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     columns = (
         ["#", "MACs"] + ["of base"] * bool(base) + ["parameters", "val %"] + ["test %"] * tested
     )
-    for column in columns + ["ms, batch 1"] * timed:
+    for column in columns + ["ms"] * timed:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("method")
     for i, point in enumerate(points):

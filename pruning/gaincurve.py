@@ -1,0 +1,131 @@
+"""Gain-curve allocation: channels go where they explain most of what is read, per MAC (ours).
+
+CaP's greedy order gives, for every group, the share of its readers' outputs that each further
+channel explains (METHODS 6). A reader counts by what its output weighs in the stream it joins: the
+sum of the squared scales of the BN after it, or its output's own variance without one. One pass
+gives nested widths for every MAC target, and no accuracy is ever looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from pruning.compensate import Moments, Reader, greedy_order
+from pruning.covariance import input_moments
+from pruning.folding import norms_after
+from pruning.graph import ChannelGraph
+from pruning.images import Batches
+from pruning.methods.base import Problem
+
+TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class GainCurves:
+    """order: int64 [units], per group its units best first (numbered from 0 in the group);
+
+    gain: float64 [units], what each adds in that order. Both laid out like the graph's flat units.
+    """
+
+    order: np.ndarray
+    gain: np.ndarray
+
+    def scores(self, graph: ChannelGraph) -> np.ndarray:
+        """float64 [units]: higher the earlier a unit is chosen; sorting gives the order back."""
+        scores = np.empty(graph.units)
+        for start, group in zip(graph.offsets, graph.groups, strict=False):
+            own = self.order[start : start + group.units]
+            scores[start + own] = np.arange(group.units, 0, -1)
+        return scores
+
+
+def gain_curves(model: nn.Module, graph: ChannelGraph, batches: Batches) -> GainCurves:
+    """Measure every group's curve on the whole network: one pass, then greedy orders."""
+    moments = input_moments(model, graph, batches)
+    weight = reader_weights(model, graph, batches, moments)
+    order = np.empty(graph.units, dtype=np.int64)
+    gain = np.empty(graph.units)
+    for g, group in enumerate(graph.groups):
+        part = slice(int(graph.offsets[g]), int(graph.offsets[g + 1]))
+        readers = [
+            _reader(graph, graph.layers[i].weight, moments, weight, part)
+            for i in graph.consumers[g]
+            if graph.layers[i].weight in moments
+        ]
+        order[part], gain[part] = greedy_order(readers, group.units)
+    return GainCurves(order, gain)
+
+
+def allocate(curves: GainCurves, problem: Problem, macs: float) -> np.ndarray:
+    """Channels per group for at most `macs` MACs, int64 [groups]: best gain per MAC first.
+
+    Where a curve is not concave, several steps are taken at once if that pays.
+    """
+    graph, lat, cost = problem.graph, problem.lattice, problem.cost
+    widths = lat.low.copy()
+    totals = [
+        np.concatenate([[0.0], np.cumsum(curves.gain[a:b])])
+        for a, b in zip(graph.offsets[:-1], graph.offsets[1:], strict=True)
+    ]
+    while True:
+        now = cost.macs(widths)
+        rows, worth = [], []
+        for g, total in enumerate(totals):
+            steps = _steps(int(widths[g]), int(lat.step[g]), int(lat.high[g]))
+            units = (np.array([widths[g], *steps]) // graph.granularity[g]).astype(np.int64)
+            for width, gained in zip(steps, total[units[1:]] - total[units[0]], strict=True):
+                row = widths.copy()
+                row[g] = width
+                rows.append(row)
+                worth.append(gained)
+        if not rows:
+            return widths
+        candidates = np.array(rows)
+        price = cost.macs(candidates) - now
+        quotient = np.where(now + price <= macs, np.array(worth) / np.maximum(price, 1), -np.inf)
+        best = int(quotient.argmax())
+        if quotient[best] == -np.inf:
+            return widths
+        widths = candidates[best]
+
+
+def reader_weights(
+    model: nn.Module, graph: ChannelGraph, batches: Batches, moments: Mapping[str, Moments]
+) -> dict[str, float]:
+    """By weight name, what a reader's output weighs: Σγ² of its BN, else its output variance."""
+    x, _ = next(iter(batches))
+    norms = norms_after(model, graph, x[:2])
+    found = {}
+    for name, each in moments.items():
+        norm = model.get_submodule(norms[name]) if name in norms else None
+        scale = getattr(norm, "weight", None)
+        found[name] = float(each.yy.sum() if scale is None else scale.detach().square().sum())
+    return found
+
+
+def _reader(
+    graph: ChannelGraph,
+    name: str,
+    moments: Mapping[str, Moments],
+    weight: Mapping[str, float],
+    part: slice,
+) -> Reader:
+    """A layer as the readers of one group see it, its output scaled to total variance `weight`."""
+    each = moments[name]
+    units = graph.axes[name, 1]
+    own = np.where((units >= part.start) & (units < part.stop), units - part.start, -1)
+    taps = each.xx.shape[-1] // len(own)
+    total = float(each.yy.sum())
+    scale = (weight[name] / max(total, TINY)) ** 0.5
+    # grouped convolutions read in blocks; one block's columns are all that axis 1 lists
+    return Reader(each.xx[0], each.xy[0] * scale, np.tile(own, taps))
+
+
+def _steps(width: int, step: int, high: int) -> list[int]:
+    """Allowed widths above `width`, the whole last."""
+    above = list(range((width // step + 1) * step, high, step))
+    return [*above, high] if width < high else []

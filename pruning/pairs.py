@@ -1,0 +1,122 @@
+"""One tensor of two networks: the whole one and its cut version, batch by batch.
+
+A forward pass of the whole network on pairs runs both networks in step. Every torch function that
+meets a pair is handed to the walk that the pair belongs to (`feedback._Walk.call`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pruning.refit import Term
+
+IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__"}
+
+
+class Walk(Protocol):
+    def call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any: ...
+
+
+class Pair(torch.Tensor):
+    """A tensor of both networks, batch by batch; itself a meta tensor of the whole one's shape.
+
+    While `slim` is None, it is the sum of `terms`, layers to be refitted, and of `rest`, if any.
+    exact: the cut network's tensor is known to be the whole one's.
+    """
+
+    walk: Walk
+    label: str | None
+    whole: list[Tensor]
+    slim: list[Tensor] | None
+    exact: bool
+    terms: tuple[Term, ...]
+    rest: list[Tensor] | None
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return next(pairs_in((args, kwargs))).walk.call(func, args, kwargs)
+
+
+def make_pair(
+    walk: Walk,
+    whole: list[Tensor],
+    slim: list[Tensor] | None,
+    *,
+    label: str | None = None,
+    exact: bool = False,
+    terms: tuple[Term, ...] = (),
+    rest: list[Tensor] | None = None,
+) -> Pair:
+    shape = torch.empty_like(whole[0], device="meta")
+    made = torch.Tensor._make_subclass(Pair, shape)  # type: ignore[attr-defined]
+    made.walk, made.label, made.whole = walk, label, whole
+    made.slim = whole if exact and not terms else slim
+    made.exact, made.terms, made.rest = exact, terms, rest
+    return made
+
+
+def pairs_in(tree: Any) -> Iterator[Pair]:
+    if isinstance(tree, Pair):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from pairs_in(item)
+    elif isinstance(tree, Mapping):
+        yield from pairs_in(list(tree.values()))
+
+
+def side_of(tree: Any, side: str, i: int) -> Any:
+    """Arguments with every pair replaced by its i-th batch; parameters have just one."""
+    if isinstance(tree, Pair):
+        values = getattr(tree, side)
+        return values[i if len(values) > 1 else 0]
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, torch.Size):
+        return type(tree)([side_of(item, side, i) for item in tree])
+    if isinstance(tree, Mapping):
+        return {key: side_of(item, side, i) for key, item in tree.items()}
+    return tree
+
+
+def run(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Never in place: batches are shared with layers that wait."""
+    name = getattr(func, "__name__", "")
+    if name in IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+        args = (args[0].clone(), *args[1:])
+    if kwargs.get("inplace"):
+        kwargs = {**kwargs, "inplace": False}
+    return func(*args, **kwargs)
+
+
+def add_up(tensors: Sequence[Tensor]) -> Tensor:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def clipping(name: str, args: Any, kwargs: Any) -> tuple[float | None, float | None]:
+    """Where an activation clips its input: (low, high), None for nowhere."""
+    if name in {"relu", "relu_"}:
+        return 0.0, None
+    if name in {"relu6", "hardtanh", "hardtanh_"}:
+        default = (0.0, 6.0) if name == "relu6" else (-1.0, 1.0)
+        given = tuple(args[1:3])
+        low, high = given + default[len(given) :]
+        return float(kwargs.get("min_val", low)), float(kwargs.get("max_val", high))
+    return None, None
+
+
+def narrowed(sizes: Any, wide: torch.Size, narrow: torch.Size) -> tuple[int, ...]:
+    """Sizes that the code read off the whole network's tensor, for the cut one's."""
+    flat = tuple(sizes[0]) if isinstance(sizes[0], (tuple, list)) else tuple(sizes)
+    if -1 in flat:
+        return flat
+    swap = {w: n for w, n in zip(wide[1:], narrow[1:], strict=True) if w != n}
+    return (flat[0], *(swap.get(n, n) for n in flat[1:]))

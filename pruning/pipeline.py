@@ -1,0 +1,98 @@
+"""From a trained network to a slim one without a gradient step: allocate, select, cut, repair."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning import feedback
+from pruning.errors import UserError
+from pruning.images import Batches
+from pruning.methods import Method, Problem, State, get
+from pruning.statistics import recalibrate
+from pruning.surgery import cut
+from pruning.tracer import trace
+from pruning.widths import lattice
+
+REPAIRS = ("none", "compensate", "feedback")
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """A slim network. widths: int64 [groups]; pruned: its score right after the cut, if asked for;
+    times in seconds."""
+
+    model: nn.Module
+    widths: np.ndarray
+    pruned: float | None
+    cut_s: float
+    repair_s: float
+
+
+def prune(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    macs: float = 0.5,
+    method: str = "uniform",
+    repair: str = "none",
+    divisor: int | None = None,
+    min_ratio: float = 0.1,
+    scalars: Mapping[str, float] | None = None,
+) -> Slimmed:
+    """One-shot: a copy of `model` with about `macs` (a share, or an absolute number) of its MACs.
+
+    `batches` gives (images [B, C, H, W], labels [B]) and can be walked again; a thousand images do.
+    """
+    images, _ = next(iter(batches))
+    graph = trace(model, images.shape[1:])
+    problem = Problem(graph, lattice(graph, divisor, min_ratio))
+    chosen = get(method)
+    state = chosen.prepare(model, graph, batches)
+    target = macs * problem.cost.base_macs if macs <= 1 else macs
+    if target < problem.cost.macs(problem.lattice.low):
+        least = problem.cost.macs(problem.lattice.low)
+        raise UserError(f"{target:.4g} MACs cannot be reached, at least {least:.4g}; raise macs")
+    widths = chosen.allocate(state, problem, target, **(scalars or {}))
+    return slim(model, problem, chosen, state, widths, batches, repair=repair, scalars=scalars)
+
+
+def slim(
+    model: nn.Module,
+    problem: Problem,
+    method: Method,
+    state: State,
+    widths: Sequence[int] | np.ndarray,
+    batches: Batches,
+    *,
+    repair: str = "none",
+    score: Callable[[nn.Module], float] | None = None,
+    scalars: Mapping[str, float] | None = None,
+) -> Slimmed:
+    """Cut `model` (left as it is) to `widths` as `method` selects, repair, recalibrate BN.
+
+    `repair` beyond the method's own: none, compensate (least squares against the whole network's
+    inputs, CaP's way) or feedback (layer by layer, undoing what earlier cuts got wrong).
+    """
+    if repair not in REPAIRS:
+        raise UserError(f"no repair {repair!r}; choose one of {', '.join(REPAIRS)}")
+    graph, began = problem.graph, time.perf_counter()
+    asked = np.asarray(widths, dtype=np.int64)
+    keep = method.select(state, problem, asked, **(scalars or {}))
+    small = cut(model, graph, keep)
+    small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cut_s = time.perf_counter() - began
+    pruned = score(small) if score else None
+    began = time.perf_counter()
+    if repair == "none":
+        method.repair(small, model, graph, state, keep)
+    else:
+        feedback.repair(small, model, graph, keep, batches, feedback=repair == "feedback")
+    recalibrate(small, batches)
+    repair_s = time.perf_counter() - began
+    return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s)

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""How busy many workers are kept by one controller: trials that sleep, on CPU shares of one node.
+
+Efficiency: the time that workers slept, as a share of workers x time, from the moment when the last
+worker began its first trial until the last trial began: start and end of a search do not count.
+Also the controller's own work for each trial, and what follows from it for more GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from benchmark import emit
+from rich.console import Console
+
+from search import base as base_model
+from search import config as configuration
+from search import runner
+from search.base import Base
+from search.candidate import Candidate
+from search.ledger import Ledger, Row
+from search.options import Config
+
+SLEEP = 2.0
+
+
+def prepare(config: Config, stored: str | None) -> Base:
+    return base_model.prepare(config, stored, say=lambda text: None)
+
+
+def workshop(config: Config, base: Base, device: str) -> None:
+    """Nothing to open: the trials only sleep."""
+
+
+def body(work: None, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    started = datetime.now().astimezone().isoformat()
+    began = time.perf_counter()
+    time.sleep(SLEEP)
+    share = candidate.asked_macs / 1.2e6
+    yield {
+        "widths": list(candidate.widths or ()),
+        "top1_val": float(np.clip(0.98 * share**0.1, 0, 1)),
+        "epochs": 1.0,
+        "wall_s": time.perf_counter() - began,
+        "started_at": started,
+        "status": "complete",
+    }
+
+
+def measure(workers: int, trials: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="sfb-", dir="/tmp") as folder:
+        flags = ["digits", f"--out={folder}/run", f"--trials={trials}", "--base.epochs=0.1"]
+        config = configuration.load([*flags, f"--resources.cpus_per_trial={2 / workers}"])
+        config = replace(config, search=replace(config.search, final_seeds=0))
+        options = {"num_cpus": 2, "object_store_memory": 2 * 10**8, "_temp_dir": f"{folder}/ray"}
+        parts = runner.Parts(prepare, workshop, body, measure=lambda *_: [], ray=options)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        runner.run(config, Console(file=io.StringIO()), parts)
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        rows = [row for row in Ledger(config.out).rows() if row.status == "complete"]
+        ray.shutdown()
+    busy, window = occupancy(rows, workers)
+    cpu = spent.ru_utime + spent.ru_stime - used.ru_utime - used.ru_stime
+    return {
+        "workers": workers,
+        "trials": len(rows),
+        "efficiency": busy / (workers * window),
+        "window_s": window,
+        "controller_ms_per_trial": 1000 * cpu / len(rows),
+    }
+
+
+def occupancy(rows: list[Row], workers: int) -> tuple[float, float]:
+    """Busy worker-seconds within the window in which all workers had work, and its length in s."""
+    starts = np.sort([datetime.fromisoformat(row.started_at).timestamp() for row in rows])
+    begin, end = starts[workers - 1], starts[-1]
+    busy = 0.0
+    for row in rows:
+        start = datetime.fromisoformat(row.started_at).timestamp()
+        busy += max(0.0, min(start + row.wall_s, end) - max(start, begin))
+    return busy, float(end - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=0, help="default: 20 for each worker")
+    options = parser.parse_args()
+    found = measure(options.workers, options.trials or 20 * options.workers)
+    load = found["controller_ms_per_trial"] / 1000
+    # a controller that is one thread is used up where trials end as fast as it can serve them
+    found |= {f"trial_s_for_{gpus}_gpus_at_half_load": 2 * gpus * load for gpus in (64, 512)}
+    emit("scaling", **found)
+    print(f"see {Path(__file__).parent.parent.name}/clusters/README.md for what this means")
+
+
+if __name__ == "__main__":
+    main()

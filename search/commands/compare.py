@@ -1,0 +1,140 @@
+"""`slimfront compare`: one-shot pruning beside the frontier of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pruning.errors import UserError
+from search.arguments import Parser
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to set beside the frontier.
+
+    Args:
+        baselines: One-shot methods: a name, a comma list, or all.
+        macs: Shares of the base model's MACs at which each one prunes.
+        seeds: Trainings of each network, with the recipe that the frontier's members had.
+        address: Ray address; null starts Ray on this machine.
+    """
+
+    baselines: str = "peel"
+    macs: tuple[float, ...] = (0.7, 0.5, 0.3)
+    seeds: int = 3
+    address: str | None = None
+
+
+def run(argv: Sequence[str], prog: str) -> None:
+    """Train the one-shots, write comparison.parquet, .csv and .png, print the table."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} RUN [--baselines peel|all] [--macs [0.7,0.5,0.3]] [--seeds 3] [--json]",
+        description="Set one-shot pruning beside the frontier of a finished search.",
+    )
+    parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
+    parser.add_dataclass(CompareOptions)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    found = parser.read(argv)
+    options = CompareOptions(
+        **{name: found[name] for name in ("baselines", "macs", "seeds", "address")}
+    )
+    _check(options)
+
+    from rich.console import Console
+
+    console = Console(stderr=bool(found["json"]))
+    table, record, points = compare(found["run"], options, console)
+    if found["json"]:
+        print(json.dumps(table.to_pylist(), indent=1))
+    else:
+        show(table, record, points, console)
+
+
+def compare(
+    place: str, options: CompareOptions, console: Console
+) -> tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]:
+    """The comparison, the run's record and its frontier."""
+    from search import base as base_model
+    from search import cluster, config, runner, validation, worker
+    from search import compare as comparison
+    from search.results import read_points, read_record
+
+    record = read_record(place)
+    points, finished = read_points(place, record)
+    if not finished or not points:
+        raise UserError(f"{place} has no final frontier yet; finish its search first")
+    settings = config.absolute(replace(config.from_dict(record["config"]), out=place))
+    names = validation.method_names(options.baselines)
+    resources = replace(settings.resources, address=options.address or settings.resources.address)
+    measured = replace(
+        settings,
+        resources=resources,
+        search=replace(settings.search, method=",".join(names)),
+    )
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    cluster.connect(measured)
+    share = cluster.share(measured)
+    base: base_model.Base = runner.base_of(measured, record, worker.prepare, share, say)
+    table = comparison.compare(measured, base, options.macs, options.seeds, points, share, say)
+    return table, record, list(points)
+
+
+def show(
+    table: pa.Table, record: dict[str, Any], points: list[dict[str, Any]], console: Console
+) -> None:
+    """Print the comparison; gaps in points of accuracy and of the base model's MACs."""
+    from rich.table import Table
+
+    shown = Table(title="one-shot pruning beside the frontier (test, mean ± std)")
+    columns = (
+        "method",
+        "of base",
+        "test %",
+        "frontier's gain",
+        "MACs saved",
+        "verdict",
+        "cost [s]",
+    )
+    for column in columns:
+        shown.add_column(column, justify="left" if column in ("method", "verdict") else "right")
+    for row in table.to_pylist():
+        spread = "" if row["top1_test_std"] is None else f" ± {100 * row['top1_test_std']:.2f}"
+        cost = row["prepare_s"] + row["allocate_s"] + row["train_s"]
+        shown.add_row(
+            row["method"],
+            f"{row['macs_share']:.1%}",
+            f"{100 * row['top1_test_mean']:.2f}{spread}",
+            _signed(row["top1_gap"]),
+            _signed(row["macs_gap"]),
+            row["verdict"],
+            f"{cost:.1f}",
+        )
+    console.print(shown)
+    cost = record.get("cost", {})
+    console.print(
+        f"the frontier's {len(points)} points took {cost.get('trials', '?')} trials and "
+        f"{cost.get('seconds', 0):.0f} s; gain: at no more MACs; MACs saved: at no less accuracy",
+        highlight=False,
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.2f}"
+
+
+def _check(options: CompareOptions) -> None:
+    if options.seeds < 1:
+        raise UserError(f"seeds {options.seeds}: must be 1 or more")
+    if not options.macs or any(not 0 < share <= 1 for share in options.macs):
+        raise UserError(f"macs {list(options.macs)}: give shares above 0 and up to 1, as in [0.5]")

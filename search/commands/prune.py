@@ -1,0 +1,145 @@
+"""`slimfront prune`: one network, pruned once to a MAC target, to one file. No search, no Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pruning.errors import UserError
+from search import config, quantity
+
+USAGE = (
+    "[CONFIG] --method peel --macs 50% [--repair feedback] [--to model.safetensors] "
+    "[--finetune.epochs 0] [--key.sub value] … [--json]"
+)
+
+
+class _Flags(ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}; {self.prog} --help lists the options")
+
+
+def run(argv: Sequence[str], prog: str) -> None:
+    """Prune as the flags say; prints what came out, or JSON."""
+    parser = _Flags(
+        prog=prog,
+        usage=f"{prog} {USAGE}".replace("%", "%%"),
+        description="Prune once: the method allocates widths for the MAC target, selects, repairs; "
+        "then fine-tuning as `finetune` says. All options of `search` that concern model, data, "
+        "base and finetune apply.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--method", default="peel", help="pruning method (default: peel)")
+    parser.add_argument("--macs", default="50%", help="MAC target: 50%%, 60M, … (default: 50%%)")
+    parser.add_argument("--repair", help="none, compensate or feedback (default: CONFIG's)")
+    parser.add_argument("--to", default="model.safetensors", help="file or URI of the slim model")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    own, rest = parser.parse_known_args(list(argv))
+    settings = config.load(rest, prog)
+    search = replace(settings.search, method=own.method)
+    if own.repair:
+        search = replace(search, repair=own.repair)
+    settings = replace(settings, search=search)
+    config.validate(settings)
+    target = quantity.parse(own.macs, "macs")
+    result = prune(settings, target, own.to, quiet=own.json)
+    if own.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show(result)
+
+
+def prune(
+    settings: config.Config, target: quantity.Quantity, place: str, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Prune and fine-tune one network, write it; what was done, with accuracies as fractions."""
+    import time
+
+    import torch
+
+    from pruning import methods
+    from pruning.evaluation import evaluate
+    from pruning.finetune import finetune
+    from search import base as base_model
+    from search import trial
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr)
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = base_model.prepare(settings, device=device, say=say)
+    work = trial.Workshop.open(settings, base, device)
+    name, problem = settings.search.method, work.problem
+    method = methods.get(name)
+    macs = target.of(problem.cost.base_macs)
+    least = problem.cost.macs(problem.lattice.low)
+    if macs < least:
+        raise UserError(
+            f"{quantity.human(macs)} MACs cannot be reached, the narrowest network has "
+            f"{quantity.human(least)}; raise --macs or lower --search.min_ratio"
+        )
+    began = time.perf_counter()
+    widths = method.allocate(base.states[name], problem, macs)
+    allocate_s = time.perf_counter() - began
+    slimmed = trial.slim(work, name, widths, {})
+    repaired = work.score(slimmed.model)
+    recipe, seconds = settings.finetune.recipe(), 0.0
+    for epoch in finetune(
+        slimmed.model, work.train, recipe, seed=settings.seed, teacher=work.model
+    ):
+        seconds += epoch.seconds
+    val = work.score(slimmed.model)
+    test = evaluate(slimmed.model, work.test.batches(base_model.SCORING_BATCH))
+    trial.save(work, slimmed.model, slimmed.widths, place, method=name, top1_val=val)
+    return {
+        "method": name,
+        "faithfulness": method.faithfulness,
+        "repair": settings.search.repair,
+        "asked_macs": round(macs),
+        "macs": problem.cost.macs(slimmed.widths),
+        "macs_share": problem.cost.macs(slimmed.widths) / problem.cost.base_macs,
+        "params": problem.cost.params(slimmed.widths),
+        "widths": slimmed.widths.tolist(),
+        "base_top1_val": base.val,
+        "base_top1_test": base.test,
+        "top1_pruned": slimmed.pruned,
+        "top1_repaired": repaired,
+        "top1_val": val,
+        "top1_test": test,
+        "prepare_s": base.measured_s[name],
+        "allocate_s": allocate_s,
+        "repair_s": slimmed.repair_s,
+        "finetune_s": seconds,
+        "epochs": recipe.epochs,
+        "model": place,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['method']} ({result['faithfulness']})", show_header=False)
+    human = quantity.human
+    share = f"{result['macs_share']:.1%} of base"
+    table.add_row("MACs", f"{human(result['macs'])}, {share} (asked {human(result['asked_macs'])})")
+    table.add_row("parameters", human(result["params"]))
+    steps = {
+        "after the cut": "top1_pruned",
+        "repaired, BN recalibrated": "top1_repaired",
+        f"fine-tuned {result['epochs']:g} epochs": "top1_val",
+    }
+    for label, key in steps.items():
+        table.add_row(f"val %, {label}", f"{100 * result[key]:.2f}")
+    test, base = 100 * result["top1_test"], 100 * result["base_top1_test"]
+    table.add_row("test %", f"{test:.2f} (base {base:.2f})")
+    parts = ("prepare", "allocate", "repair", "finetune")
+    spent = ", ".join(f"{part} {result[part + '_s']:.2f}" for part in parts)
+    table.add_row("seconds", spent)
+    table.add_row("model", str(result["model"]))
+    Console().print(table)

@@ -1,0 +1,215 @@
+"""One-shot pruning beside the frontier: what the search gained, and what it cost."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pruning import methods
+from search import base as base_model
+from search import final, storage
+from search.base import Base
+from search.cluster import Share
+from search.export import to_csv
+from search.final import Member, Training
+from search.ledger import Row, arch_hash
+from search.options import Config
+
+Point = Mapping[str, Any]
+_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("method", pa.string(), "one-shot"),
+    ("faithfulness", pa.string(), ""),
+    ("asked_share", pa.float64(), "share of the base model's MACs asked for"),
+    ("widths", pa.list_(pa.int32()), "channels per group"),
+    ("macs", pa.int64(), "multiply-accumulates for one image"),
+    ("macs_share", pa.float64(), "share of the base model's MACs"),
+    ("params", pa.int64(), "parameters"),
+    ("top1_val_mean", pa.float64(), "fraction, over seeds"),
+    ("top1_test_mean", pa.float64(), "fraction, over seeds"),
+    ("top1_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
+    ("seeds", pa.int32(), "trainings"),
+    ("epochs", pa.float64(), "epochs of each of them"),
+    ("frontier_rank", pa.int32(), "the frontier's best point with at most these MACs"),
+    ("top1_gap", pa.float64(), "fraction: that point's test mean less this one's"),
+    ("macs_gap", pa.float64(), "share of the base MACs that the frontier saves at this accuracy"),
+    ("verdict", pa.string(), "who dominates whom, by test means"),
+    ("prepare_s", pa.float64(), "seconds to measure the base model for the method"),
+    ("allocate_s", pa.float64(), "seconds to allocate the widths"),
+    ("train_s", pa.float64(), "seconds of one training, mean over seeds"),
+)
+SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """A method's own allocation at a MAC target: what is trained, and seconds to get there."""
+
+    row: Row
+    asked: float
+    prepare_s: float
+    allocate_s: float
+
+
+def plan(config: Config, base: Base, shares: Sequence[float]) -> list[OneShot]:
+    """Each measured method at each share of the base MACs."""
+    problem = base_model.problem(base.channel_graph(), config.search)
+    found = []
+    for name, state in base.states.items():
+        for share in shares:
+            began = time.perf_counter()
+            widths = methods.get(name).allocate(state, problem, share * problem.cost.base_macs)
+            spent = time.perf_counter() - began
+            vector = tuple(int(w) for w in widths)
+            digest = arch_hash(name, vector, vars(config.finetune) | {"oneshot": True})
+            row = Row(
+                trial_id=f"oneshot-{name}-{100 * share:.0f}-{digest[:8]}",
+                arch_hash=digest,
+                method=name,
+                proposal={"kind": "one-shot", "asked_macs": share * problem.cost.base_macs},
+                widths=vector,
+                macs=problem.cost.macs(widths),
+                params=problem.cost.params(widths),
+                status="complete",
+            )
+            found.append(OneShot(row, share, base.measured_s.get(name, 0.0), spent))
+    return found
+
+
+def compare(
+    config: Config,
+    base: Base,
+    shares: Sequence[float],
+    seeds: int,
+    points: Sequence[Point],
+    share: Share,
+    say: Callable[[str], None],
+) -> pa.Table:
+    """Train the one-shots as the frontier's members were, and set them beside the frontier.
+
+    Writes comparison.parquet, .csv and .png into the run; a training that is there is not repeated.
+    """
+    shots = plan(config, base, shares)
+    jobs = [(shot.row, k) for shot in shots for k in range(seeds)]
+    todo = [job for job in jobs if final.stored(config, *job) is None]
+    if todo:
+        say(f"{len(shots)} one-shot networks: {len(todo)} trainings")
+        final.train_all(config, base, todo, share, say)
+    records = []
+    for shot in shots:
+        found = [final.stored(config, shot.row, k) for k in range(seeds)]
+        trained = tuple(training for training in found if training is not None)
+        if trained:
+            records.append(_record(shot, Member(shot.row, trained), points, base))
+    table = pa.Table.from_pylist(records, schema=SCHEMA)
+    run, sink = storage.open_uri(config.out), pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    storage.write_atomic(run / "comparison.parquet", sink.getvalue().to_pybytes())
+    storage.write_atomic(run / "comparison.csv", to_csv(table))
+    storage.write_atomic(run / "comparison.png", picture(table, points))
+    return table
+
+
+def _record(shot: OneShot, member: Member, points: Sequence[Point], base: Base) -> dict[str, Any]:
+    trainings: tuple[Training, ...] = member.trainings
+    row, test = shot.row, [training.test for training in trainings if training.test is not None]
+    mean = float(np.mean(test))
+    whole = max(int(point["macs"]) for point in points) if points else row.macs
+    base_macs = round(whole / max(p["macs_share"] for p in points)) if points else row.macs
+    return {
+        "method": row.method,
+        "faithfulness": methods.get(row.method).faithfulness,
+        "asked_share": shot.asked,
+        "widths": list(row.widths),
+        "macs": row.macs,
+        "macs_share": row.macs / base_macs,
+        "params": row.params,
+        "top1_val_mean": member.val_mean,
+        "top1_test_mean": mean,
+        "top1_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
+        "seeds": len(trainings),
+        "epochs": trainings[0].epochs,
+        **beside(row.macs, mean, points, base_macs),
+        "prepare_s": shot.prepare_s,
+        "allocate_s": shot.allocate_s,
+        "train_s": float(np.mean([training.seconds for training in trainings])),
+    }
+
+
+def beside(macs: int, accuracy: float, points: Sequence[Point], base_macs: int) -> dict[str, Any]:
+    """Gaps between one network and the frontier's real points; nothing is interpolated.
+
+    Positive gaps favour the frontier. None where no point has as few MACs, or as much accuracy.
+    """
+    cheaper = [point for point in points if point["macs"] <= macs]
+    best = max(cheaper, key=lambda point: point["top1_test_mean"], default=None)
+    as_good = [point for point in points if point["top1_test_mean"] >= accuracy]
+    least = min((point["macs"] for point in as_good), default=None)
+    beats = [
+        point
+        for point in points
+        if point["macs"] <= macs
+        and point["top1_test_mean"] >= accuracy
+        and (point["macs"], point["top1_test_mean"]) != (macs, accuracy)
+    ]
+    beaten = [
+        point
+        for point in points
+        if point["macs"] >= macs
+        and point["top1_test_mean"] <= accuracy
+        and (point["macs"], point["top1_test_mean"]) != (macs, accuracy)
+    ]
+    if beats:
+        verdict = "dominated by the frontier"
+    elif beaten:
+        verdict = f"dominates {len(beaten)} of the frontier's points"
+    else:
+        verdict = "neither dominates"
+    return {
+        "frontier_rank": None if best is None else best["rank"],
+        "top1_gap": None if best is None else best["top1_test_mean"] - accuracy,
+        "macs_gap": None if least is None else (macs - least) / base_macs,
+        "verdict": verdict,
+    }
+
+
+def picture(table: pa.Table, points: Sequence[Point]) -> bytes:
+    """PNG of the frontier and the one-shots, test accuracy with error bars."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, layout="constrained")
+    rows = table.to_pylist()
+    series = {"frontier of the search": list(points)}
+    for row in rows:
+        series.setdefault(f"{row['method']} one-shot", []).append(row)
+    for i, (name, members) in enumerate(series.items()):
+        members = sorted(members, key=lambda member: member["macs"])
+        axes.errorbar(
+            [member["macs"] / 1e6 for member in members],
+            [100 * member["top1_test_mean"] for member in members],
+            yerr=[100 * (member["top1_test_std"] or 0.0) for member in members],
+            fmt="o-" if i == 0 else "s--",
+            ms=4,
+            lw=1.2 if i == 0 else 0.8,
+            capsize=2,
+            label=name,
+        )
+    lowest = min((100 * row["top1_test_mean"] for row in rows), default=0.0)
+    axes.set_ylim(bottom=max(0.0, lowest - 5))
+    axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 test accuracy [%]")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    plt.close(figure)
+    return sink.getvalue()

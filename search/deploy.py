@@ -1,0 +1,214 @@
+"""Points as ONNX files and exported programs, each run and compared before it gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from pruning import uri
+from pruning.checkpoint import ModelInfo
+from pruning.errors import UserError
+from search import latency
+from search.latency import Latency
+
+TOLERANCE = 1e-4  # of the largest output
+BATCHES = (1, 3)  # neither is the batch of the tracing
+TRACED = 2
+INPUT, OUTPUT = "images", "logits"
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+Runner = Callable[[np.ndarray], np.ndarray]
+"""Logits float [N, classes] of normalised images float [N, C, H, W], by the exported file."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a model becomes a file, and how that file is run."""
+
+    name: str
+    file: str
+    write: Callable[[nn.Module, ModelInfo, str], None]
+    open: Callable[[str], Runner]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A file that agrees with its model. `deviation`: largest, as a share of the largest output."""
+
+    place: str
+    bytes: int
+    deviation: float
+    latencies: tuple[Latency, ...]
+
+
+def deploy(
+    model: nn.Module,
+    info: ModelInfo,
+    kind: Format,
+    place: str | None,
+    batches: tuple[int, ...] = (1,),
+) -> Deployed:
+    """Export a model in eval mode on the CPU, compare, measure; only then write it to `place`.
+
+    `place` None: nothing is left, only measured. Batch size stays free. UserError where the model
+    cannot be exported or the file's outputs differ by more than `TOLERANCE`; no file then.
+    """
+    with tempfile.TemporaryDirectory(prefix="slimfront-") as scratch:
+        path = os.path.join(scratch, kind.file)
+        with _quiet():
+            _write(kind, model, info, path)
+            run = kind.open(path)
+        deviation = compare(model, run, info.input_shape)
+        if not deviation <= TOLERANCE:
+            raise UserError(
+                f"{kind.name} of {info.model} differs from PyTorch by {deviation:.1e} of the "
+                f"largest output, more than {TOLERANCE:.0e}; nothing was written, try another "
+                "--format"
+            )
+        times = tuple(_latency(run, info.input_shape, batch) for batch in batches)
+        size = os.path.getsize(path)
+        if place is not None:
+            with open(path, "rb") as file:
+                uri.write(place, file.read())
+    return Deployed(place or "", size, deviation, times)
+
+
+def compare(model: nn.Module, run: Runner, shape: tuple[int, ...]) -> float:
+    """Largest difference over random images, as a share of the largest output; NaN if one is."""
+    worst = 0.0
+    for batch in BATCHES:
+        generator = torch.Generator().manual_seed(batch)
+        images = torch.randn(batch, *shape, generator=generator)
+        with torch.inference_mode():
+            wanted = model(images).numpy()
+        found = run(images.numpy())
+        if found.shape != wanted.shape:
+            return float("nan")
+        scale = max(float(np.abs(wanted).max()), 1e-12)
+        # np.maximum, unlike max, keeps NaN
+        worst = float(np.maximum(worst, np.abs(found - wanted).max() / scale))
+    return worst
+
+
+def get(name: str) -> Format:
+    """The format of `--format`. UserError where its packages are missing."""
+    if name == "onnx":
+        missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"ONNX needs {', '.join(missing)}; pip install 'slimfront[export]' brings it"
+            )
+    return FORMATS[name]
+
+
+def _write(kind: Format, model: nn.Module, info: ModelInfo, path: str) -> None:
+    try:
+        kind.write(model, info, path)
+    except Exception as error:  # whatever the exporter meets in somebody's network
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{info.model} cannot be exported as {kind.name}: {first}; try another --format"
+        ) from error
+
+
+def _write_onnx(model: nn.Module, info: ModelInfo, path: str) -> None:
+    import onnx
+
+    program = torch.onnx.export(
+        model,
+        (_example(info),),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    _forget_origin(proto.graph)
+    for key, value in asdict(info).items():
+        # what a deployer needs beside the weights: normalisation above all
+        proto.metadata_props.add(key=key, value=value if key == "model" else json.dumps(value))
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+
+
+def _forget_origin(graph: Any) -> None:
+    """Drop the exporter's stack traces: half the file, and the paths of this machine."""
+    graph.ClearField("metadata_props")
+    for part in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+
+
+def _open_onnx(path: str) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run([OUTPUT], {INPUT: images})[0])
+
+
+def _write_program(model: nn.Module, info: ModelInfo, path: str) -> None:
+    shapes = ({0: Dim("batch")},)
+    program = torch.export.export(model, (_example(info),), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    torch.export.save(program, path, extra_files={"info.json": info.to_json()})
+
+
+def _open_program(path: str) -> Runner:
+    module: Any = torch.export.load(path).module()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits: Tensor = module(torch.from_numpy(images))
+        return logits.numpy()
+
+    return run
+
+
+FORMATS = {
+    "onnx": Format("onnx", "model.onnx", _write_onnx, _open_onnx),
+    "torch-export": Format("torch-export", "model.pt2", _write_program, _open_program),
+}
+
+
+def _example(info: ModelInfo) -> Tensor:
+    return torch.zeros(TRACED, *info.input_shape)
+
+
+def _latency(run: Runner, shape: tuple[int, ...], batch: int) -> Latency:
+    images = np.zeros((batch, *shape), dtype=np.float32)
+    return latency.of_call(lambda: run(images), batch)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' progress and remarks are not for the user; errors still pass."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

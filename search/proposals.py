@@ -1,0 +1,49 @@
+"""The space that a configuration asks for: widths, the methods' own scalars, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pruning import methods
+from pruning.methods import Problem, State
+from search.options import SearchConfig
+from search.space import Space, WidthProposal, Widths
+from search.thresholds import MixedProposal, ThresholdProposal
+
+
+def make(
+    search: SearchConfig,
+    problem: Problem,
+    states: Mapping[str, State],
+    low: float,
+    high: float,
+) -> tuple[Space, float, float]:
+    """The space and the MAC range it reaches. `low`, `high`: shares of the base model's MACs."""
+    widths = WidthProposal(
+        problem.graph,
+        problem.cost,
+        problem.lattice,
+        methods=tuple(states),
+        low=low,
+        high=high,
+        offsets=search.offsets,
+        offset_range=search.offset_range,
+    )
+    if search.proposal == "widths":
+        return widths, widths.low, widths.high
+    known = {name: methods.get(name) for name in states}
+
+    def allocate(name: str, macs: int | None, scalars: Mapping[str, float]) -> Widths:
+        return known[name].allocate(states[name], problem, macs, **scalars)
+
+    threshold = ThresholdProposal(
+        problem.cost,
+        problem.lattice,
+        {name: method.scalars for name, method in known.items()},
+        low=widths.low,
+        high=widths.high,
+        allocate=allocate,
+        free=[name for name, method in known.items() if not method.needs_target],
+    )
+    space = threshold if search.proposal == "threshold" else MixedProposal(widths, threshold)
+    return space, widths.low, widths.high

@@ -1,0 +1,195 @@
+"""The report's other charts: progress, widths, methods, importance, and stages of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from html import escape
+
+import numpy as np
+
+from search import pareto, record
+from search.ledger import Row
+from search.quantity import human
+from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line, slopes
+from search.results import Results
+from search.strata import Strata
+
+STAGES = ("cut", "BN estimated anew", "fine-tuned")
+
+
+def progress(run: Results) -> Choice:
+    """Hypervolume and MAC coverage after each trial, in the order in which they ended."""
+    rows = sorted(_ran(run), key=_ended)
+    if not rows or run.record.get("reference_point") is None:
+        return {}
+    reference = record.reference(run.record)
+    points = pareto.points_of(rows)
+    points[[row.status != "complete" for row in rows]] = np.nan
+    volume = [100 * pareto.hypervolume(points[: i + 1], reference) for i in range(len(rows))]
+    bins = strata(run)
+    shares = points[:, 0] / reference.base_macs
+    seen = [shares[: i + 1][np.isfinite(shares[: i + 1])] for i in range(len(rows))]
+    covered = [100 * bins.hit(s) / bins.bins if len(s) else 0.0 for s in seen]
+    hours = [_ended(row) / 3600 for row in rows]
+    unit, scale = ("min", 60) if hours[-1] - hours[0] < 2 else ("h", 1)
+    begin = min(_started(row) for row in rows) / 3600
+    axes = {
+        "trials": ([*range(1, len(rows) + 1)], "trials that ended [count]"),
+        "time": ([scale * (hour - begin) for hour in hours], f"time since the start [{unit}]"),
+    }
+    return {
+        name: {
+            "data": [
+                line(x, volume, "hypervolume (share of the box)", BLUE),
+                line(x, covered, "MAC coverage (share of steps)", ORANGE, dash="dot"),
+            ],
+            "layout": layout(title, "share [%]", yaxis={"range": [0, 103]}),
+        }
+        for name, (x, title) in axes.items()
+    }
+
+
+def widths(run: Results) -> Figure:
+    """Share of channels kept, groups x points."""
+    base = run.base_widths
+    points, names = list(run.points), list(base)
+    if not points or not names or any(len(p["widths"]) != len(names) for p in points):
+        return {}
+    kept = np.array([point["widths"] for point in points], dtype=np.float64).T
+    share = 100 * kept / np.array(list(base.values()), dtype=np.float64)[:, None]
+    hover = [
+        [
+            f"{escape(name)}<br>point {point['rank']}: {int(kept[g, i])} of {base[name]} channels"
+            for i, point in enumerate(points)
+        ]
+        for g, name in enumerate(names)
+    ]
+    return {
+        "data": [
+            {
+                "type": "heatmap",
+                "z": share.round(1).tolist(),
+                "x": [str(point["rank"]) for point in points],
+                "y": [escape(name) for name in names],
+                "text": hover,
+                "hovertemplate": "%{text} (%{z:.0f} %)<extra></extra>",
+                "zmin": 0,
+                "zmax": 100,
+                "colorscale": "Viridis",
+                "xgap": 1,
+                "ygap": 1,
+                "colorbar": {"title": {"text": "kept [%]"}, "thickness": 12},
+            }
+        ],
+        "layout": layout(
+            "point of the frontier [rank, fewest MACs first]",
+            "group [name]",
+            xaxis={"type": "category"},
+            yaxis={"autorange": "reversed", "type": "category"},
+            height=max(260, 110 + 15 * len(names)),
+        ),
+    }
+
+
+def methods(run: Results) -> Figure:
+    """Shares of the methods among trials and among the frontier; empty for a single method."""
+    rows = _ran(run)
+    names = sorted({row.method for row in rows})
+    if len(names) < 2:
+        return {}
+    groups = [("trials", [row.method for row in rows], GREY)]
+    groups.append(("frontier", [str(point["method"]) for point in run.points], BLUE))
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": f"of {len(found)} {label}",
+                "y": [escape(name) for name in names],
+                "x": [100 * found.count(name) / max(1, len(found)) for name in names],
+                "marker": {"color": colour},
+                "hovertemplate": "%{y}: %{x:.0f} %<extra>" + label + "</extra>",
+            }
+            for label, found, colour in groups
+        ],
+        "layout": layout(
+            "share [%]",
+            "method [name]",
+            yaxis={"type": "category"},
+            height=170 + 34 * len(names),
+        ),
+    }
+
+
+def importance(values: Mapping[str, float]) -> Figure:
+    """Horizontal bars, most important first, twenty at most."""
+    shown = sorted(values.items(), key=lambda item: -item[1])[:20]
+    if not shown:
+        return {}
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [escape(name) for name, _ in shown],
+                "x": [100 * value for _, value in shown],
+                "marker": {"color": BLUE},
+                "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
+            }
+        ],
+        "layout": layout(
+            "importance [% of all]",
+            "parameter [name]",
+            yaxis={"autorange": "reversed", "type": "category"},
+            height=140 + 22 * len(shown),
+        ),
+    }
+
+
+def stages(run: Results) -> Figure:
+    """Each trial's accuracy when cut, when BN was estimated anew, and when fine-tuned."""
+    members = {point["trial_id"] for point in run.points if "trial_id" in point}
+    rows = [row for row in run.complete if row.top1_pruned is not None]
+    if not rows:
+        return {}
+    chosen = [row for row in rows if row.trial_id in members]
+    others = [row for row in rows if row.trial_id not in members]
+    data = [_slopes(others, "other trials", GREY, 0.45), _slopes(chosen, "frontier", BLUE, 0.9)]
+    return {
+        "data": [trace for trace in data if trace["x"]],
+        "layout": layout(
+            "stage of a trial",
+            "top-1 on val [%]",
+            xaxis={"type": "category", "range": [-0.15, 2.15]},
+        ),
+    }
+
+
+def strata(run: Results) -> Strata:
+    """The ten steps of the MAC range, even in log, that coverage counts."""
+    base = float(run.record.get("base_macs") or 1)
+    shares = [row.macs / base for row in run.complete] or [0.1, 1.0]
+    return Strata(min(*shares, 0.99), max(*shares, 1.0))
+
+
+def _slopes(rows: Sequence[Row], name: str, colour: str, opacity: float) -> Figure:
+    curves = [
+        [None if v is None else 100 * v for v in (r.top1_pruned, r.top1_recalibrated, r.top1_val)]
+        for r in rows
+    ]
+    labels = [f"{escape(row.trial_id)}, {human(row.macs)} MACs" for row in rows]
+    return slopes(curves, STAGES, labels, name, colour, opacity)
+
+
+def _ran(run: Results) -> list[Row]:
+    return [row for row in run.rows if row.status != "infeasible"]
+
+
+def _started(row: Row) -> float:
+    """Seconds since the epoch; 0 for a trial that does not say."""
+    return datetime.fromisoformat(row.started_at).timestamp() if row.started_at else 0.0
+
+
+def _ended(row: Row) -> float:
+    return _started(row) + row.wall_s

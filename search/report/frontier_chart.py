@@ -1,0 +1,175 @@
+"""The report's first chart: accuracy against MACs, parameters and latency; hover shows a point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from search.ledger import Row
+from search.quantity import human
+from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
+from search.results import Point, Results, accuracy
+
+_SYMBOLS = ("diamond", "square", "triangle-up", "cross", "x")
+
+
+def frontier(run: Results) -> Choice:
+    """Accuracy against MACs, parameters and, where it was measured, latency."""
+    found = {
+        "MACs": _against(run, "macs", run.record.get("base_macs"), "MACs for one image"),
+        "parameters": _against(run, "params", run.record.get("base_params"), "parameters"),
+    }
+    for column in sorted({name for point in run.points for name in point}):
+        if column.startswith("latency_ms_b") and column.removeprefix("latency_ms_b").isdigit():
+            batch = column.removeprefix("latency_ms_b")
+            base = run.base_latency.get(column)
+            title = f"latency of a batch of {batch}"
+            found[f"latency, batch {batch}"] = _against(run, column, base, title)
+    return found
+
+
+def _against(run: Results, column: str, base: float | None, title: str) -> Figure:
+    """Accuracy against one cost. Trials and baselines are drawn where they have that cost."""
+    scale, unit = _scale(column, [p.get(column) for p in run.points] + [base])
+    members = {point.get("trial_id") for point in run.points}
+    trials = [] if column.startswith("latency") else run.complete
+    other = [row for row in trials if row.trial_id not in members]
+    points = [point for point in run.points if point.get(column) is not None]
+    tested = [point for point in points if point.get("top1_test_mean") is not None]
+    data = [
+        dots(
+            [getattr(row, column) / scale for row in other],
+            [100 * (row.top1_val or 0.0) for row in other],
+            "other trials, val",
+            GREY,
+            [_about_row(row) for row in other],
+            size=6,
+        ),
+        dots(
+            [point[column] / scale for point in points],
+            [100 * _val(point) for point in points],
+            "frontier, val",
+            BLUE,
+            [about(point, run) for point in points],
+        ),
+        dots(
+            [point[column] / scale for point in tested],
+            [100 * point["top1_test_mean"] for point in tested],
+            "frontier, test (mean ± std)",
+            ORANGE,
+            [about(point, run) for point in tested],
+            size=8,
+            error=[100 * (point.get("top1_test_std") or 0.0) for point in tested],
+        ),
+        *_baselines(run, column, scale),
+    ]
+    if column == "macs":  # along another cost the frontier is no staircase
+        data[1] |= {"mode": "lines+markers", "line": {"shape": "hv", "width": 1.5, "color": BLUE}}
+    top1 = run.record.get("base_top1_test") if tested else run.record.get("base_top1_val")
+    if base and top1 is not None:
+        name = f"base model, {'test' if tested else 'val'}"
+        text = [f"base model<br>{100 * top1:.2f} %"]
+        star = dots([base / scale], [100 * top1], name, RED, text, size=14, symbol="star")
+        data.append(star)
+    values = [value for trace in data[1:] for value in trace["y"] if value is not None]
+    axes = layout(f"{title} [{unit}]", "top-1 accuracy [%]", xaxis={"rangemode": "tozero"})
+    if values:  # bad trials are there to be zoomed out to
+        margin = max(1.0, 0.12 * float(np.ptp(values)))
+        axes["yaxis"]["range"] = [min(values) - margin, min(101.0, max(values) + margin)]
+    return {"data": [trace for trace in data if trace["x"]], "layout": axes}
+
+
+def about(point: Point, run: Results) -> str:
+    """The hover text of a frontier point."""
+    base = run.record.get("base_macs")
+    share = f" ({100 * point['macs'] / base:.1f} % of base)" if base else ""
+    lines = [f"<b>point {point['rank']}</b>, {escape(str(point['method']))}"]
+    lines.append(f"{human(point['macs'])} MACs{share}, {human(point['params'])} parameters")
+    lines.append(f"val {100 * _val(point):.2f} %")
+    if point.get("top1_test_mean") is not None:
+        spread = point.get("top1_test_std")
+        deviation = "" if spread is None else f" ± {100 * spread:.2f}"
+        lines.append(f"test {100 * point['top1_test_mean']:.2f}{deviation} %")
+    lines.append(escape(kept(point["widths"], run.base_widths)))
+    lines.append(escape(str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")))
+    return "<br>".join(line for line in lines if line)
+
+
+def kept(widths: Sequence[int], base: Mapping[str, int]) -> str:
+    """Channels kept: each group's where they are few, else mean and range of the shares."""
+    if not base or len(base) != len(widths):
+        return ""
+    if len(base) <= 6:
+        pairs = zip(base.items(), widths, strict=True)
+        return "channels kept: " + ", ".join(f"{w}/{whole}" for (_, whole), w in pairs)
+    shares = [100 * w / whole for w, whole in zip(widths, base.values(), strict=True)]
+    mean = sum(shares) / len(shares)
+    return f"channels kept: {mean:.0f} % ({min(shares):.0f} to {max(shares):.0f} % by group)"
+
+
+def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
+    """One-shot results: those of the comparison, or else the search's own one-shot seeds."""
+    if run.comparison:
+        found = [p for p in run.comparison if p.get(column) and accuracy(p) is not None]
+        names = sorted({str(point.get("method", "one-shot")) for point in found})
+        return [
+            dots(
+                [point[column] / scale for point in own],
+                [100 * (accuracy(point) or 0.0) for point in own],
+                f"{escape(name)} one-shot",
+                GREEN,
+                [_about_baseline(point) for point in own],
+                size=9,
+                symbol=_SYMBOLS[i % len(_SYMBOLS)],
+                error=[100 * (point.get("top1_test_std") or 0.0) for point in own],
+            )
+            for i, name in enumerate(names)
+            if (own := [p for p in found if str(p.get("method", "one-shot")) == name])
+        ]
+    if column.startswith("latency"):
+        return []
+    seeds = [row for row in run.complete if "one-shot" in str(row.proposal.get("source", ""))]
+    return [
+        dots(
+            [getattr(row, column) / scale for row in seeds],
+            [100 * (row.top1_val or 0.0) for row in seeds],
+            "one-shot allocations, val",
+            GREEN,
+            [_about_row(row) for row in seeds],
+            size=9,
+            symbol="diamond-open",
+        )
+    ]
+
+
+def _about_row(row: Row) -> str:
+    source = escape(str(row.proposal.get("source", "")))
+    return (
+        f"trial {escape(row.trial_id)}, {escape(row.method)}<br>{source}<br>"
+        f"{human(row.macs)} MACs, {human(row.params)} parameters<br>"
+        f"val {100 * (row.top1_val or 0.0):.2f} %"
+    )
+
+
+def _about_baseline(point: Point) -> str:
+    name = escape(str(point.get("method", "one-shot")))
+    return f"{name} one-shot<br>{human(point['macs'])} MACs<br>{100 * (accuracy(point) or 0):.2f} %"
+
+
+def _val(point: Point) -> float:
+    mean = point.get("top1_val_mean")
+    value = point.get("top1_val") if mean is None else mean
+    return float("nan") if value is None else float(value)
+
+
+def _scale(column: str, values: Sequence[float | None]) -> tuple[float, str]:
+    """A divisor and the unit it gives, so that axes read 0 to some hundred."""
+    if column.startswith("latency"):
+        return 1.0, "ms"
+    largest = max((value for value in values if value), default=1.0)
+    for scale, unit in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
+        if largest >= scale:
+            return scale, unit
+    return 1.0, "count"

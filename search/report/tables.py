@@ -1,0 +1,206 @@
+"""The report's sentences and tables, as HTML; whatever comes from the run is escaped."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from search.quantity import human
+from search.results import Point, Results, accuracy
+
+MINUS = "−"
+
+
+def title(run: Results) -> str:
+    config = run.record.get("config", {})
+    model = config.get("model", {}).get("name", "network")
+    data = config.get("data", {}).get("name", "data")
+    return escape(f"Slim versions of {model} on {data}")
+
+
+def summary(run: Results) -> str:
+    """One paragraph: the base model, the best trade-offs, how far the run got."""
+    record = run.record
+    sentences = []
+    if record.get("base_macs"):
+        test, val = record.get("base_top1_test"), record.get("base_top1_val")
+        found = f", test accuracy {test:.2%}" if test is not None else ""
+        found += f" (val {val:.2%})" if val is not None else ""
+        size = f"{human(record['base_macs'])} MACs, {human(record['base_params'])} parameters"
+        sentences.append(f"The base model has {size}{found}.")
+    if offers := trade_offs(run):
+        on = "test" if run.tested else "val"
+        listed = ", ".join(f"<strong>{offer}</strong>" for offer in offers)
+        sentences.append(f"Best trade-offs, on {on}: {listed}.")
+    elif not run.points:
+        sentences.append("No trial has finished yet, so there is no frontier to show.")
+    states = Counter(row.status for row in run.rows)
+    counted = ", ".join(f"{count} {status}" for status, count in states.most_common())
+    if counted:
+        seconds = sum(row.wall_s for row in run.rows)
+        sentences.append(f"Trials: {counted}; {_duration(seconds)} of trial time in all.")
+    status = str(record.get("status", "unknown"))
+    if status != "complete":
+        sentences.append(
+            f"The run is {escape(status)}: the frontier is that of its trials so far, on val."
+        )
+    return " ".join(sentences)
+
+
+def trade_offs(run: Results) -> list[str]:
+    """ "−52 % MACs at −0.4 points": the slimmest within 0, 1 and 3 points of the base model."""
+    record = run.record
+    whole, base = record.get("base_top1_test" if run.tested else "base_top1_val"), record
+    if whole is None or not base.get("base_macs"):
+        return []
+    found: dict[int, str] = {}
+    for budget in (0.0, 0.01, 0.03):
+        near = [p for p in run.points if (accuracy(p) or 0.0) >= whole - budget]
+        if not near:
+            continue
+        point = min(near, key=lambda p: p["macs"])
+        saved = 1 - point["macs"] / base["base_macs"]
+        if saved > 0:
+            change = 100 * ((accuracy(point) or 0.0) - whole)
+            sign = MINUS if round(change, 1) < 0 else "+" if round(change, 1) > 0 else "±"
+            found[point["rank"]] = f"{MINUS}{saved:.0%} MACs at {sign}{abs(change):.1f} points"
+    return [offer.replace("%", "\u202f%") for offer in found.values()]
+
+
+def frontier(run: Results) -> str:
+    """The frontier as a table."""
+    points = run.points
+    if not points:
+        return "<p>No finished trial yet.</p>"
+    base = run.record.get("base_macs")
+    latencies = [
+        name for name in points[0] if name.startswith("latency_ms_b") and "iqr" not in name
+    ]
+    head = ["#", "MACs", "of base", "parameters", "val [%]"] + ["test [%]"] * run.tested
+    head += [f"batch {name.removeprefix('latency_ms_b')} [ms]" for name in latencies]
+    head += ["method", "model file"]
+    body = []
+    for point in points:
+        cells = [str(point["rank"]), human(point["macs"])]
+        cells.append(f"{point['macs'] / base:.1%}" if base else "")
+        cells += [human(point["params"]), percent(point, "top1_val_mean", "top1_val")]
+        if run.tested:
+            spread = point.get("top1_test_std")
+            deviation = "" if spread is None else f" ± {100 * spread:.2f}"
+            cells.append(percent(point, "top1_test_mean", "top1_test") + deviation)
+        cells += ["" if point.get(n) is None else f"{point[n]:.3g}" for n in latencies]
+        file = str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")
+        body.append([*cells, str(point["method"]), file])
+    note = ""
+    if latencies and points[0].get("latency_device"):
+        found = [
+            f"batch {n.removeprefix('latency_ms_b')}: {run.base_latency[n]:.3g} ms"
+            for n in latencies
+            if run.base_latency.get(n) is not None
+        ]
+        on = f"{points[0]['latency_device']}, {points[0].get('latency_dtype')}"
+        note = f"<p class=note>Latency on {escape(on)}; base model: {', '.join(found)}.</p>"
+    return table(head, body, numbers=len(head) - 2) + note
+
+
+def comparison(run: Results) -> str:
+    """One-shot pruning beside the frontier; "" where `slimfront compare` has not run."""
+    if not run.comparison:
+        return ""
+    head = ["asked", "MACs", "test [%]", "frontier's gain [points]", "MACs it saves", "method"]
+    body = []
+    for point in run.comparison:
+        spread = point.get("top1_test_std")
+        deviation = "" if spread is None else f" ± {100 * spread:.2f}"
+        gap, saved = point.get("top1_gap"), point.get("macs_gap")
+        body.append(
+            [
+                "" if point.get("asked_share") is None else f"{point['asked_share']:.0%}",
+                human(point["macs"]),
+                percent(point, "top1_test_mean", "top1_val_mean") + deviation,
+                "–" if gap is None else f"{100 * gap:+.2f}".replace("-", MINUS),
+                "–" if saved is None else f"{saved:+.1%}".replace("-", MINUS),
+                str(point.get("method", "")),
+            ]
+        )
+    note = (
+        "<p class=note>Networks of each method's own choice of widths, trained as the frontier's "
+        "points were. Gain: at no more MACs; saving: share of the base model's MACs, at no less "
+        "accuracy.</p>"
+    )
+    return "<h2>One-shot pruning beside it</h2>" + note + table(head, body, numbers=5)
+
+
+def failures(run: Results) -> str:
+    """Reasons why trials failed, were infeasible or ran otherwise than asked, most common first."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in run.rows:
+        if row.status in ("failed", "infeasible") or row.reason:
+            found[row.status, row.reason or "no reason given"].append(row.trial_id)
+    if not found:
+        return "<p>No trial failed.</p>"
+    body = [
+        [status, str(len(ids)), reason, ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")]
+        for (status, reason), ids in sorted(found.items(), key=lambda item: -len(item[1]))
+    ]
+    return table(["status", "trials", "reason", "which"], body)
+
+
+def settings(record: Mapping[str, Any]) -> str:
+    """Every key of the configuration; versions; where and when it ran."""
+    rows = [[key, _show(value)] for key, value in _flat(record.get("config", {}))]
+    versions = [[name, str(version)] for name, version in record.get("versions", {}).items()]
+    facts = [(k, record.get(k)) for k in ("status", "created_at", "updated_at", "host", "seed")]
+    about = [[key, str(value)] for key, value in facts if value is not None]
+    return (
+        "<h3>Run</h3>"
+        + table(["", ""], about)
+        + "<h3>Versions</h3>"
+        + table(["package", "version"], versions)
+        + "<h3>Configuration</h3>"
+        + table(["key", "value"], rows)
+    )
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """An HTML table that scrolls inside its box; the first `numbers` columns align right."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        # a long text takes several lines, lest it push the other columns out of sight
+        kinds = ["n" if i < numbers else "w" * (len(cell) > 40) for i, cell in enumerate(row)]
+        return "".join(
+            f"<{tag}{f' class={kind}' if kind else ''}>{escape(cell)}</{tag}>"
+            for kind, cell in zip(kinds, row, strict=True)
+        )
+
+    header = f"<thead><tr>{cells('th', head)}</tr></thead>" if any(head) else ""
+    rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in body)
+    return f"<div class=scroll><table>{header}<tbody>{rows}</tbody></table></div>"
+
+
+def percent(point: Point, *names: str) -> str:
+    """The first of the columns that was measured, in per cent."""
+    value = next((point[name] for name in names if point.get(name) is not None), None)
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _show(value: Any) -> str:
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

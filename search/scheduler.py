@@ -1,0 +1,152 @@
+"""MO-ASHA: at each rung, trials go on that are among the best of their part of the MAC range.
+
+A rung is a number of epochs; rung 0 is the first report, after repair and before any gradient step.
+All that reached a rung are put in order by non-dominated sort on (MACs, accuracy), the least
+crowded first within a rank, and a trial goes on if it is among the first 1/factor of its MAC
+stratum. So the cheap end is never starved, and what is alone in its stratum always goes on.
+
+Schmucker et al., Multi-objective asynchronous successive halving (2021).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from pruning.cost import Cost
+from search import pareto
+from search.ledger import Row
+from search.options import SearchConfig
+from search.strata import Strata
+from search.study import Study
+
+FACTOR = 3.0  # of the rungs after training has begun
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Decided at the first report with at least so many epochs; one trial of `factor` goes on."""
+
+    epochs: float
+    factor: float
+
+
+def rungs(epochs: float, factor: float = FACTOR, screen: float = FACTOR) -> tuple[Rung, ...]:
+    """Rung 0, where one of `screen` goes on, then `epochs` / factor, / factor², … in whole epochs.
+
+    `screen` up to 1: no rung 0. Without a whole epoch before the end, rung 0 is all.
+    """
+    found = [Rung(0, screen)] if screen > 1 else []
+    levels = []
+    level = epochs / factor
+    while factor > 1 and round(level) >= 1:
+        if round(level) < epochs:
+            levels.append(round(level))
+        level /= factor
+    return (*found, *(Rung(level, factor) for level in sorted(set(levels))))
+
+
+class Halving:
+    """What each trial scored at each rung, and whether it goes on; no Ray in here."""
+
+    def __init__(self, steps: Iterable[Rung], strata: Strata) -> None:
+        self.steps, self.strata = tuple(steps), strata
+        self._scores: list[dict[str, tuple[float, float]]] = [{} for _ in self.steps]
+
+    def learn(self, rows: Iterable[Row], base_macs: int) -> None:
+        """Fill rung 0 from an earlier session's rows; what happened in between is not in them."""
+        if not self.steps or self.steps[0].epochs > 0:
+            return
+        for row in rows:
+            trained = row.status == "stopped" or row.epochs > 0
+            if trained and row.top1_recalibrated is not None:
+                self._scores[0][row.trial_id] = row.macs / base_macs, row.top1_recalibrated
+
+    def judge(self, trial: str, epochs: float, share: float, top1: float) -> str | None:
+        """Record a report; None where the trial goes on, else the reason why it does not.
+
+        share: MACs as a share of the base. A rung is decided once for each trial, so one that began
+        anew (after running out of memory, say) is not judged twice.
+        """
+        reached = [i for i, step in enumerate(self.steps) if epochs >= step.epochs]
+        if not reached or not math.isfinite(top1):
+            return None
+        scores, step = self._scores[reached[-1]], self.steps[reached[-1]]
+        if trial in scores:
+            return None
+        scores[trial] = share, top1
+        place, peers = self._place(scores, trial)
+        if place < math.ceil(peers / step.factor):
+            return None
+        return (
+            f"rank {place + 1} of {peers} near {share:.0%} of the MACs after {epochs:g} epochs; "
+            f"one of {step.factor:g} goes on"
+        )
+
+    def _place(self, scores: Mapping[str, tuple[float, float]], trial: str) -> tuple[int, int]:
+        """Place of a trial, 0 the best, among those of its MAC stratum, and how many these are."""
+        names = list(scores)
+        points = np.array(list(scores.values()))
+        bins = self.strata.index(points[:, 0])
+        mine = names.index(trial)
+        order = [i for i in pareto.order(points) if bins[i] == bins[mine]]
+        return order.index(mine), len(order)
+
+
+class FrontierScheduler(FIFOScheduler):
+    """Tune's view of `Halving`: reads `widths`, `epochs` and `top1_val` of each report.
+
+    `reasons`: filled, by Tune's trial id, with why a trial was stopped or its worker failed.
+    """
+
+    def __init__(self, halving: Halving, cost: Cost, reasons: MutableMapping[str, str]) -> None:
+        super().__init__()
+        self.halving, self.cost, self.reasons = halving, cost, reasons
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        widths, top1 = result.get("widths"), result.get("top1_val")
+        if "status" in result or widths is None or top1 is None:
+            return TrialScheduler.CONTINUE
+        share = int(self.cost.macs(np.asarray(widths, dtype=np.int64))) / self.cost.base_macs
+        name = trial.config.get("trial_id", trial.trial_id)
+        reason = self.halving.judge(name, result.get("epochs", 0.0), share, top1)
+        if reason is None:
+            return TrialScheduler.CONTINUE
+        self.reasons[trial.trial_id] = reason
+        return TrialScheduler.STOP
+
+    def on_trial_error(self, controller: Any, trial: Trial) -> None:
+        """Called before the searcher hears of it, which is told that and not why."""
+        self.reasons.setdefault(trial.trial_id, f"the trial's worker failed: {error_line(trial)}")
+
+
+def make(
+    search: SearchConfig, epochs: float, study: Study, reasons: MutableMapping[str, str]
+) -> FrontierScheduler:
+    """The scheduler of a search; `epochs`: of a whole fine-tuning."""
+    steps = rungs(epochs, screen=search.screen) if search.early_stopping != "off" else ()
+    base, limits = study.cost.base_macs, study.limits
+    low = max(int(study.cost.macs(study.lat.low)), limits.min_macs or 0.0) / base
+    high = min(base, limits.max_macs or base) / base
+    halving = Halving(steps, Strata(low, high))
+    halving.learn(study.rows, base)
+    return FrontierScheduler(halving, study.cost, reasons)
+
+
+def error_line(trial: Trial) -> str:
+    """The last failure of a trial in one line, from the text that Tune keeps of it."""
+    try:
+        text = Path(trial.error_file).read_text(errors="replace")
+    except (OSError, TypeError):
+        return "see its log"
+    last = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:]]
+    raised = [line for line in last if re.match(r"(\w+\.)*\w+(Error|Exception): ", line)]
+    return next(iter([*reversed(raised), *filter(None, last)]), "see its log")

@@ -1,0 +1,56 @@
+"""How well rung 0, accuracy before any gradient step, foretells the accuracy at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from search.ledger import Row
+
+STRATUM = 8  # trials of about the same MACs that are compared with each other
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Rank correlation within MAC strata, averaged by their trials; `trials` took part."""
+
+    spearman: float
+    kendall: float
+    trials: int
+
+    def __str__(self) -> str:
+        return (
+            f"rung 0 against the end, within MAC strata: Spearman {self.spearman:.2f}, "
+            f"Kendall {self.kendall:.2f} ({self.trials} trials)"
+        )
+
+
+def rung_correlation(rows: Iterable[Row]) -> Correlation | None:
+    """Of top1_recalibrated and top1_val over complete, trained rows; None for fewer than four.
+
+    Over all MACs it would be high whatever rung 0 is worth: wide networks are better at both. Where
+    rung 0 decided who goes on it reads low: only the best of it are complete.
+    """
+    done = sorted(
+        (row.macs, row.top1_recalibrated, row.top1_val)
+        for row in rows
+        if row.status == "complete" and row.epochs > 0
+        if row.top1_recalibrated is not None and row.top1_val is not None
+    )
+    if len(done) < 4:
+        return None
+    values = np.array(done, dtype=np.float64)
+    weights, spearman, kendall = [], [], []
+    for part in np.array_split(values, max(1, len(values) // STRATUM)):
+        early, late = part[:, 1], part[:, 2]
+        if np.ptp(early) > 0 and np.ptp(late) > 0:  # without a difference there is no order
+            weights.append(len(part))
+            spearman.append(float(stats.spearmanr(early, late).statistic))
+            kendall.append(float(stats.kendalltau(early, late).statistic))
+    if not weights:
+        return None
+    means = np.average([spearman, kendall], axis=1, weights=weights)
+    return Correlation(float(means[0]), float(means[1]), int(np.sum(weights)))

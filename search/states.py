@@ -1,0 +1,67 @@
+"""What methods measured of a base model, kept on disk: measured once, whoever asks again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning import methods, uri
+from pruning.errors import UserError
+from pruning.graph import ChannelGraph
+from pruning.images import Images
+from pruning.methods import State
+
+FORMAT = "1"  # of these files
+BATCH = 256
+logger = logging.getLogger(__name__)
+
+
+def measure(name: str, net: nn.Module, graph: ChannelGraph, images: Images) -> tuple[State, float]:
+    """The state of a method and the seconds its measuring took, now or when it was cached.
+
+    The key covers weights, structure, images and the method's version. A damaged file is named
+    and measured again.
+    """
+    method = methods.get(name)
+    place = _folder() / f"{name}-{_key(name, method.version, net, graph, images)}.safetensors"
+    if place.is_file():
+        try:
+            tensors, metadata = uri.read_tensors(place)
+            if metadata.get("slimfront_state") == FORMAT:
+                state = {key: tensor.numpy() for key, tensor in tensors.items()}
+                return state, float(metadata["seconds"])
+            logger.warning("%s is of another version; measuring again", place)
+        except (UserError, KeyError, ValueError) as error:
+            logger.warning("%s; measuring again", error)
+    began = time.perf_counter()
+    state = method.prepare(net, graph, images.batches(BATCH))
+    seconds = time.perf_counter() - began
+    stored = {key: torch.from_numpy(np.array(array, order="C")) for key, array in state.items()}
+    try:
+        uri.write_tensors(place, stored, {"slimfront_state": FORMAT, "seconds": repr(seconds)})
+    except UserError as error:
+        logger.warning("%s; the measurement is not kept", error)
+    return state, seconds
+
+
+def _folder() -> Path:
+    top = Path(os.environ.get("SLIMFRONT_CACHE") or "~/.cache/slimfront").expanduser()
+    return top / "states"
+
+
+def _key(name: str, version: int, net: nn.Module, graph: ChannelGraph, images: Images) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {name} {version} {graph.digest()}".encode())
+    for key, tensor in net.state_dict().items():
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(images.labels.cpu().numpy().tobytes())
+    first, _ = next(iter(images.batches(BATCH)))  # the labels and one batch tell sets apart
+    digest.update(first.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:20]

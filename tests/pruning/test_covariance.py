@@ -1,0 +1,70 @@
+"""The covariance pass against a naive unfold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pruning.covariance import Filter, Sums, input_moments, outputs, patches
+from pruning.tracer import trace
+
+FILTERS = [
+    Filter((3, 3), (1, 1), (1, 1)),
+    Filter((3, 3), (2, 2), (1, 1)),
+    Filter((1, 1), (2, 2), (0, 0)),
+    Filter((3, 5), (2, 1), (0, 2), (2, 1)),
+    Filter((3, 3), (1, 1), "same"),
+    Filter((3, 3), (2, 2), (1, 1), groups=3),
+]
+
+
+@pytest.mark.parametrize("how", FILTERS)
+@pytest.mark.parametrize("every", [(1, 1), (2, 3)])
+def test_patches_times_weights_are_the_layer(how: Filter, every: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 9, 10, dtype=torch.float64)
+    weight = torch.randn(12, 6 // how.groups, *how.kernel, dtype=torch.float64)
+    y = how.apply(x, weight, None)
+    assert torch.equal(how.weight(how.blocks(weight)), weight)
+    for phase in range(5):
+        made = patches(x, how, every, phase) @ how.blocks(weight).mT
+        torch.testing.assert_close(made, outputs(y, how, every, phase, how.groups))
+
+
+def test_every_position_is_met_over_the_phases() -> None:
+    how = Filter((1, 1))
+    x = torch.arange(36.0).view(1, 1, 6, 6)
+    seen = torch.cat([patches(x, how, (2, 3), phase).flatten() for phase in range(6)])
+    assert sorted(seen.tolist()) == list(range(36))
+
+
+def test_the_pass_equals_a_naive_unfold() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, 2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(6 * 9, 4),
+    ).double()  # fmt: skip
+    graph = trace(model.float(), (3, 8, 8))
+    model.double()
+    batches = [(torch.randn(5, 3, 8, 8, dtype=torch.float64) + 1, torch.zeros(5)) for _ in range(3)]
+    found = input_moments(model, graph, batches, positions=10**6)
+    assert set(found) == {"2.weight", "5.weight"}
+    h = torch.cat([model[:2](x) for x, _ in batches]).detach()
+    columns = F.unfold(h, 3, stride=2).view(15, 8, 9, -1).permute(0, 3, 2, 1).reshape(-1, 72)
+    each = found["2.weight"]
+    torch.testing.assert_close(each.xx[0], torch.cov(columns.T, correction=0))
+    torch.testing.assert_close(each.mean_x[0], columns.mean(0))
+    weight = model[2].weight.detach().permute(0, 2, 3, 1).reshape(6, -1)
+    torch.testing.assert_close(each.xy[0], weight @ torch.cov(columns.T, correction=0))
+
+
+def test_sums_do_not_cancel_far_from_zero() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 4000, 4) + 1e4
+    sums = Sums()
+    for part in x:
+        sums.add(part, part[:, :1])
+    expected = torch.cov(x.double().flatten(0, 1).T, correction=0)
+    torch.testing.assert_close(sums.moments().xx, expected, rtol=1e-3, atol=1e-3)

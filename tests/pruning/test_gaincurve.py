@@ -1,0 +1,83 @@
+"""Gain curves and the allocation they lead to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning.gaincurve import GainCurves, allocate, gain_curves
+from pruning.graph import ChannelGraph
+from pruning.methods.base import Problem
+from pruning.tracer import trace
+from pruning.widths import lattice
+from tests.pruning import models
+
+
+def _batches(name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(models.images(name, 6), torch.zeros(6))]
+
+
+def test_orders_are_permutations_and_useless_channels_come_last() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(5 * 36, 3),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        model[0].bias[2] = -1e3  # never active: no variance
+        model[2].weight[:, 4] = 0  # nobody reads it, but it still stands in for others
+    graph = trace(model, (1, 8, 8))
+    curves = gain_curves(model, graph, [(torch.randn(16, 1, 8, 8), torch.zeros(16))])
+    assert curves.order[5] == 2
+    assert curves.gain[5] == 0
+    for start, group in zip(graph.offsets, graph.groups, strict=False):
+        own = curves.order[start : start + group.units]
+        assert sorted(own) == list(range(group.units))
+        best = np.argsort(-curves.scores(graph)[start : start + group.units])
+        assert (best == own).all()
+
+
+def test_curves_exist_for_depthwise_gated_and_residual_groups() -> None:
+    for name in ("resnet20", "mobilenet_v2", "torchvision:efficientnet_b0"):
+        graph = models.graph(name)
+        curves = gain_curves(models.model(name), graph, _batches(name))
+        assert np.isfinite(curves.gain).all()
+        assert (curves.gain >= 0).all()
+        assert (np.add.reduceat(curves.gain, graph.offsets[:-1]) > 0).all()
+
+
+def _problem(graph: ChannelGraph) -> Problem:
+    return Problem(graph, lattice(graph))
+
+
+def test_targets_are_met_and_the_widths_are_nested() -> None:
+    graph = models.graph("resnet20")
+    problem = _problem(graph)
+    curves = gain_curves(models.model("resnet20"), graph, _batches("resnet20"))
+    base = problem.cost.base_macs
+    step = max(
+        np.diff(problem.cost.macs(np.stack([graph.widths - problem.lattice.step, graph.widths])))
+    )
+    before = problem.lattice.low
+    for share in (0.3, 0.5, 0.7):
+        widths = allocate(curves, problem, share * base)
+        macs = problem.cost.macs(widths)
+        assert macs <= share * base
+        assert macs >= share * base - step
+        assert (problem.lattice.snap(widths) == widths).all()
+        assert widths.sum() >= before.sum()
+        before = widths
+    assert (allocate(curves, problem, base) == graph.widths).all()
+
+
+def test_channels_go_where_the_gain_is() -> None:
+    graph = models.graph("digits")
+    problem = _problem(graph)
+    for favourite in range(len(graph.groups)):
+        gain = np.full(graph.units, 1e-9)
+        gain[graph.offsets[favourite] : graph.offsets[favourite + 1]] = 1.0
+        order = np.concatenate([np.arange(group.units) for group in graph.groups])
+        widths = allocate(GainCurves(order, gain), problem, 0.6 * problem.cost.base_macs)
+        share = widths / graph.widths
+        assert share[favourite] == share.max()

@@ -1,0 +1,119 @@
+"""Every method on real networks: targets are met, widths are kept, the base model is left alone."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pruning import methods
+from pruning.errors import UserError
+from pruning.methods import Method, Problem, State
+from pruning.surgery import cut
+from pruning.widths import lattice
+from tests.pruning import models
+
+NETWORKS = ["resnet20", "vgg16_bn", "mobilenet_v2", "torchvision:resnet50"]
+LIGHT: dict[str, dict[str, Any]] = {  # as little data as shows the same behaviour
+    "balanced": {"images": 1, "points": 1},
+    "prunenet": {"steps": 2, "batch": 4, "images": 8, "statistics": 4, "bisections": 1},
+}
+
+
+def batches(network: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x = models.images(network, 8)
+    return [(x[:4], torch.arange(4)), (x[4:], torch.arange(4, 8))]
+
+
+def method(name: str) -> Method:
+    return methods.METHODS[name](**LIGHT.get(name, {}))
+
+
+@cache
+def problem(network: str) -> Problem:
+    graph = models.graph(network)
+    return Problem(graph, lattice(graph))
+
+
+@cache
+def state(network: str, name: str) -> State:
+    before = {k: v.clone() for k, v in models.model(network).state_dict().items()}
+    found = method(name).prepare(models.model(network), models.graph(network), batches(network))
+    for key, value in models.model(network).state_dict().items():
+        assert torch.equal(value, before[key]), f"prepare changed {key}"
+    assert all(p.grad is None for p in models.model(network).parameters())
+    return found
+
+
+@pytest.mark.parametrize("share", [0.7, 0.5, 0.3])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", methods.names())
+def test_meets_mac_targets(name: str, network: str, share: float) -> None:
+    p = problem(network)
+    target = share * p.cost.base_macs
+    widths = method(name).allocate(state(network, name), p, target)
+    assert (widths == p.lattice.snap(widths)).all(), "allowed widths only"
+    macs = p.cost.macs(widths)
+    assert macs <= target
+    if macs < 0.995 * target:
+        for g, wider in enumerate(p.lattice.up(widths)):
+            one = widths.copy()
+            one[g] = wider
+            full = wider == widths[g]
+            assert full or p.cost.macs(one) > target, "a further step would have fitted"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", methods.names())
+def test_selects_as_many_as_asked_and_repairs_in_place(name: str, network: str) -> None:
+    p, net = problem(network), models.model(network)
+    method_, measured = method(name), state(network, name)
+    widths = p.lattice.snap(
+        p.graph.widths * np.random.default_rng(3).uniform(0.3, 1, len(p.graph.groups))
+    )
+    keep = method_.select(measured, p, widths)
+    np.testing.assert_array_equal(p.graph.kept_widths(keep), widths)
+    slim = cut(net, p.graph, keep)
+    method_.repair(slim, net, p.graph, measured, keep)
+    with torch.no_grad():
+        assert torch.isfinite(slim(models.images(network))).all()
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_measures_the_same_twice(name: str) -> None:
+    again = method(name).prepare(
+        models.model("resnet20"), models.graph("resnet20"), batches("resnet20")
+    )
+    first = state("resnet20", name)
+    assert again.keys() == first.keys()
+    for key, value in first.items():
+        np.testing.assert_array_equal(again[key], value, err_msg=key)
+        assert value.dtype != object
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_scalars_drive_the_widths_within_their_range(name: str) -> None:
+    p, kind = problem("resnet20"), method(name)
+    target = 0.5 * p.cost.base_macs if kind.needs_target else None
+    for scalar, bounds in kind.scalars.items():
+        assert bounds.low <= bounds.default <= bounds.high
+        for value in (bounds.low, bounds.default, bounds.high):
+            widths = kind.allocate(state("resnet20", name), p, target, **{scalar: value})
+            assert (widths == p.lattice.snap(widths)).all()
+            if target is not None:
+                assert p.cost.macs(widths) <= target
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_target_below_the_narrowest_network_gives_that_network(name: str) -> None:
+    p = problem("resnet20")
+    widths = method(name).allocate(state("resnet20", name), p, 1.0)
+    np.testing.assert_array_equal(widths, p.lattice.low)
+
+
+def test_an_unknown_name_is_answered_with_the_closest() -> None:
+    with pytest.raises(UserError, match="balanced"):
+        methods.get("balance")

@@ -1,0 +1,107 @@
+"""Runs on disk without a search: a digits network, rows of a made-up surface, real files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pruning import checkpoint
+from pruning.checkpoint import ModelInfo
+from pruning.surgery import cut
+from pruning.zoo import resolve
+from search import export, pareto, record, storage
+from search.final import Member, Training
+from search.ledger import Ledger, Row, Status, arch_hash, trial_id
+from search.options import Config
+from tests.search.spaces import accuracy, network
+
+GRAPH, COST, LATTICE = network("digits")
+BASE_TOP1 = 0.95
+
+
+def make_rows(count: int, seed: int = 0, methods: Iterable[str] = ("uniform", "peel")) -> list[Row]:
+    """Complete trials: the base model first, then random widths and parameters."""
+    rng = np.random.default_rng(seed)
+    names = list(methods)
+    rows = []
+    for number in range(count):
+        ratio = 1.0 if number == 0 else float(np.exp(rng.uniform(np.log(0.1), 0)))
+        offsets = rng.uniform(-0.5, 0.5, len(GRAPH.groups)) * (number > 0)
+        widths = LATTICE.snap(ratio * (1 + offsets) * GRAPH.widths)
+        method = names[int(rng.integers(len(names)))]
+        top1 = accuracy(GRAPH, widths) + (0.01 if method == names[-1] else 0.0)
+        params = {f"o.{g.name}": float(o) for g, o in zip(GRAPH.groups, offsets, strict=True)}
+        source = "peel one-shot 30%" if number in (2, 3) else "sampler"
+        digest = arch_hash(method, widths.tolist(), {"number": number})
+        rows.append(
+            Row(
+                trial_id=trial_id(number, digest),
+                arch_hash=digest,
+                method=method,
+                proposal={
+                    "kind": "widths",
+                    "source": source,
+                    "params": params | {"ratio": ratio, "method": method},
+                    "scalars": {},
+                    "asked_macs": 1,
+                },
+                widths=tuple(widths.tolist()),
+                macs=int(COST.macs(widths)),
+                params=int(COST.params(widths)),
+                top1_pruned=0.1,
+                top1_recalibrated=0.5 * top1,
+                top1_val=top1,
+                epochs=2.0,
+                status="complete",
+                wall_s=5.0,
+                device="cpu",
+                checkpoint="checkpoints/x.safetensors",
+                started_at=f"2026-01-02T{number // 360:02d}:{number // 6 % 60:02d}:00+00:00",
+            )
+        )
+    return rows
+
+
+def failed(row: Row, reason: str, status: Status = "failed") -> Row:
+    return replace(row, status=status, reason=reason, top1_val=None, checkpoint="")
+
+
+def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str:
+    """run.json, base.safetensors and trials; for a complete run also the frontier and its models."""
+    rows, run = list(rows), storage.open_uri(folder)
+    base = {"macs": COST.base_macs, "params": COST.base_params, "model": "digits"}
+    base |= {"top1_val": BASE_TOP1, "top1_test": BASE_TOP1 - 0.01}
+    base |= {"groups": [group.name for group in GRAPH.groups]}
+    info = ModelInfo(
+        model="digits",
+        args={"num_classes": 10, "in_channels": 1},
+        input_shape=(1, 8, 8),
+        classes=10,
+        mean=(0.3,),
+        std=(0.4,),
+        widths={group.name: group.channels for group in GRAPH.groups},
+        digest=GRAPH.digest(),
+    )
+    model = resolve("digits")
+    checkpoint.save(model, folder / "base.safetensors", info)
+    written = record.update(run, record.create(Config(), base, 10), status=status)
+    for row in rows:
+        Ledger(folder).write(row)
+    if status != "complete":
+        return str(folder)
+    members = []
+    done = [row for row in rows if row.status == "complete"]
+    for i in pareto.front(pareto.points_of(done)):
+        row = done[i]
+        kept = {group.name: w for group, w in zip(GRAPH.groups, row.widths, strict=True)}
+        place = str(folder / "checkpoints" / f"{row.trial_id}.safetensors")
+        slim = cut(model, GRAPH, tuple(np.arange(w) for w in row.widths))
+        checkpoint.save(slim, place, replace(info, widths=kept))
+        top1 = row.top1_val or 0.0
+        trainings = [Training(k, top1, top1 - 0.01 * k, 2.0, 1.0, place) for k in range(2)]
+        members.append(Member(row, tuple(trainings)))
+    export.export(str(folder), members, rows, written)
+    return str(folder)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from search import pareto
+from search.candidate import Outcome
+from search.ledger import Ledger, Row
+from search.options import SearchConfig
+from search.scheduler import FrontierScheduler, Halving, Rung, error_line, make, rungs
+from search.space import WidthProposal
+from search.strata import Strata
+from search.study import Study
+from tests.search.spaces import accuracy, network
+
+CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+STRATA = Strata(0.01, 1.0, bins=2)  # below and above 10 % of the MACs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "options", "levels"),
+    [
+        (10, {}, [0, 1, 3]),
+        (40, {}, [0, 1, 4, 13]),
+        (9, {"factor": 2.0}, [0, 1, 2, 4]),
+        (2, {}, [0, 1]),
+        (1, {}, [0]),
+        (0.5, {}, [0]),
+        (10, {"screen": 0}, [1, 3]),
+        (10, {"screen": 1}, [1, 3]),
+    ],
+)
+def test_rungs_are_geometric_and_before_the_end(epochs, options, levels):
+    assert [step.epochs for step in rungs(epochs, **options)] == levels
+
+
+def test_rung_zero_has_the_factor_of_the_screen():
+    assert [step.factor for step in rungs(10, screen=8)] == [8, 3, 3]
+
+
+def test_places_by_hand():
+    """In the upper stratum: the first goes on, the second is better, the third dominated."""
+    halving = Halving([Rung(0, 2)], STRATA)
+    assert halving.judge("first", 0, 0.5, 0.6) is None
+    assert halving.judge("better", 0, 0.4, 0.7) is None
+    assert "rank 3 of 3" in (halving.judge("dominated", 0, 0.6, 0.5) or "")
+    # alone among the cheap ones, whatever it scores
+    assert halving.judge("cheap", 0, 0.02, 0.1) is None
+    # second of two cheap ones: not dominated, and at an end of the front, but so is the first
+    assert halving.judge("cheaper", 0, 0.015, 0.05) is None
+    assert halving.judge("worse", 0, 0.018, 0.04)
+
+
+def test_a_rung_is_decided_once_and_the_highest_one_reached_counts():
+    halving = Halving([Rung(0, 2), Rung(1, 2), Rung(3, 2)], STRATA)
+    assert halving.judge("a", 0, 0.5, 0.5) is None
+    assert halving.judge("b", 0, 0.5, 0.1)
+    assert halving.judge("b", 0, 0.5, 0.1) is None, "began anew: not judged twice"
+    assert halving.judge("a", 2, 0.5, 0.6) is None
+    assert halving.judge("c", 5, 0.5, 0.6) is None, "alone at rung 3"
+    assert halving.judge("d", 5, 0.5, 0.1)
+    assert halving.judge("e", 0.5, 0.5, float("nan")) is None, "it will end as a failure"
+
+
+def test_neither_end_nor_any_stratum_is_starved():
+    """Accuracy rises with MACs: what ASHA on accuracy alone does away with must go on here."""
+    rng = np.random.default_rng(0)
+    strata = Strata(0.02, 1.0, bins=8)
+    halving = Halving([Rung(1, 3)], strata)
+    on, all_ = [], []
+    for i in range(400):
+        share = float(np.exp(rng.uniform(np.log(0.02), 0)))
+        top1 = 0.9 - 0.4 * (1 - share) ** 4 - 0.1 * rng.random()
+        all_.append((share, top1))
+        if halving.judge(str(i), 1, share, top1) is None:
+            on.append((share, top1))
+    assert 0.25 < len(on) / 400 < 0.45
+    assert (strata.counts([s for s, _ in on]) > 0).all()
+    shares = strata.counts([s for s, _ in on]) / strata.counts([s for s, _ in all_])
+    assert (shares < 0.6).all() and (shares > 0.15).all()
+    reference = pareto.Reference(1, 0.1)
+    lost = 1 - pareto.hypervolume(on, reference) / pareto.hypervolume(all_, reference)
+    assert lost < 0.01
+    mean = [np.mean([t + 0.4 * (1 - s) ** 4 for s, t in group]) for group in (on, all_)]
+    assert mean[0] > mean[1] + 0.02, "those that go on are the better ones"
+
+
+def tune_trial(tmp_path: Path, number: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(
+        trial_id=f"tune{number}", config={"trial_id": f"{number:05d}-x"}, error_file=None
+    )
+
+
+def make_study(folder: Path) -> Study:
+    graph, cost, lat = network("digits")
+    return Study(WidthProposal(graph, cost, lat), Ledger(folder), cost, lat)
+
+
+def test_tune_s_reports_are_judged_by_the_macs_of_their_widths(tmp_path):
+    graph, cost, lat = network("digits")
+    reasons: dict[str, str] = {}
+    scheduler = FrontierScheduler(Halving([Rung(0, 2)], STRATA), cost, reasons)
+    assert scheduler.metric is None, "Tune would demand a metric in every report"
+    report = {"widths": graph.widths.tolist(), "epochs": 0.0, "top1_val": 0.9}
+    first, second, third = (tune_trial(tmp_path, i) for i in range(3))
+    assert scheduler.on_trial_result(None, first, report) == CONTINUE
+    assert scheduler.on_trial_result(None, second, report | {"top1_val": 0.2}) == STOP
+    assert "rank 2 of 2 near 100% of the MACs" in reasons["tune1"]
+    assert scheduler.on_trial_result(None, third, report | {"status": "complete"}) == CONTINUE
+    assert scheduler.on_trial_result(None, third, {"epochs": 1.0}) == CONTINUE
+    narrow = report | {"widths": lat.low.tolist(), "top1_val": 0.1}
+    assert scheduler.on_trial_result(None, third, narrow) == CONTINUE
+
+
+def test_off_is_one_flag(tmp_path):
+    study = make_study(tmp_path)
+    off = make(SearchConfig(early_stopping="off", screen=4), 10, study, {})
+    assert off.halving.steps == ()
+    on = make(SearchConfig(early_stopping="mo-asha", screen=4), 10, study, {})
+    assert [step.factor for step in on.halving.steps] == [4, 3, 3]
+    report = {"widths": study.lat.low.tolist(), "epochs": 1.0, "top1_val": 0.1}
+    for number in range(20):
+        assert off.on_trial_result(None, tune_trial(tmp_path, number), report) == CONTINUE
+
+
+def test_a_resumed_search_knows_rung_zero(tmp_path):
+    study = make_study(tmp_path)
+    for number in range(6):
+        candidate = study.ask()
+        widths = candidate.widths
+        top1 = accuracy(study.space.graph, widths)
+        study.tell(
+            candidate.trial_id,
+            Outcome(
+                status="stopped" if number % 2 else "complete",
+                widths=widths,
+                top1_recalibrated=top1,
+                top1_val=top1,
+                epochs=float(1 - number % 2),
+            ),
+        )
+    again = make_study(tmp_path)
+    scheduler = make(SearchConfig(early_stopping="mo-asha", screen=3), 10, again, {})
+    known = scheduler.halving._scores[0]
+    assert set(known) == {row.trial_id for row in study.rows}
+    row = study.rows[0]
+    assert known[row.trial_id] == (row.macs / study.cost.base_macs, row.top1_recalibrated)
+    for row in again.rows:  # a twin that scores less than each of them, at the same MACs
+        share = row.macs / study.cost.base_macs
+        assert scheduler.halving.judge("twin " + row.trial_id, 0, share, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Failure # 1 (occurred at 2024)\nold\nFailure # 2 (occurred at 2024)\n"
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: X\n",
+            "The actor died unexpectedly before finishing this task.",
+        ),
+        (
+            "Failure # 1 (occurred at 2024)\nray::X.train() (pid=3)\n  File x\n"
+            "torch.cuda.OutOfMemoryError: CUDA out of memory\n",
+            "torch.cuda.OutOfMemoryError: CUDA out of memory",
+        ),
+        ("Failure # 1 (occurred at 2024)\n\n", "see its log"),
+        (None, "see its log"),
+    ],
+)
+def test_a_dead_worker_s_reason_is_one_line(tmp_path, text, expected):
+    trial = tune_trial(tmp_path)
+    if text is not None:
+        trial.error_file = str(tmp_path / "error.txt")
+        Path(trial.error_file).write_text(text)
+    assert error_line(trial) == expected
+    reasons = {"tune0": "exceeded the limit"}
+    scheduler = FrontierScheduler(Halving([], STRATA), network("digits")[1], reasons)
+    scheduler.on_trial_error(None, trial)
+    assert reasons["tune0"] == "exceeded the limit", "what is known before is better"
+    scheduler.on_trial_error(None, trial := tune_trial(tmp_path, 1))
+    assert reasons["tune1"].startswith("the trial's worker failed")
+    json.dumps(reasons)
+
+
+def test_rows_of_another_kind_are_not_rung_zero():
+    halving = Halving(rungs(10), STRATA)
+    common = {"arch_hash": "x", "method": "uniform", "proposal": {}, "widths": (), "params": 1}
+    rows = [
+        Row(trial_id="0-a", macs=50, status="complete", top1_recalibrated=0.9, **common),  # base
+        Row(trial_id="1-a", macs=50, status="failed", top1_recalibrated=0.5, **common),
+        Row(trial_id="2-a", macs=50, status="stopped", **common),
+    ]
+    halving.learn(rows, 100)
+    assert halving._scores[0] == {}

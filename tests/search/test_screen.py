@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from search.ledger import Row
+from search.screen import STRATUM, rung_correlation
+
+
+def rows(early, late, macs=None, **columns) -> list[Row]:
+    macs = macs if macs is not None else range(len(early))
+    return [
+        Row(
+            trial_id=f"{i}-a",
+            arch_hash=str(i),
+            method="uniform",
+            proposal={},
+            widths=(1,),
+            macs=int(m),
+            params=1,
+            top1_recalibrated=e,
+            top1_val=v,
+            **({"status": "complete", "epochs": 1.0} | columns),
+        )
+        for i, (e, v, m) in enumerate(zip(early, late, macs, strict=True))
+    ]
+
+
+def test_within_one_stratum_it_is_scipy_s():
+    rng = np.random.default_rng(0)
+    early = rng.random(STRATUM)
+    late = early + 0.3 * rng.random(STRATUM)
+    found = rung_correlation(rows(early.tolist(), late.tolist()))
+    assert found.trials == STRATUM
+    assert found.spearman == pytest.approx(stats.spearmanr(early, late).statistic)
+    assert found.kendall == pytest.approx(stats.kendalltau(early, late).statistic)
+
+
+def test_macs_alone_make_no_correlation():
+    """Both rise with the MACs, and are unrelated otherwise: overall 0.99, within strata about 0."""
+    rng = np.random.default_rng(1)
+    macs = np.arange(800)
+    trend = macs // STRATUM * STRATUM / 800
+    early, late = (trend + 0.001 * rng.random(800) for _ in range(2))
+    assert stats.spearmanr(early, late).statistic > 0.99
+    found = rung_correlation(rows(early.tolist(), late.tolist(), macs))
+    assert abs(found.spearman) < 0.15 and abs(found.kendall) < 0.15
+
+
+def test_only_complete_trained_rows_with_both_numbers_count():
+    values = [0.1, 0.2, 0.3, 0.4]
+    assert rung_correlation(rows(values, values)).spearman == pytest.approx(1)
+    assert rung_correlation(rows(values, values[::-1])).kendall == pytest.approx(-1)
+    for columns in ({"status": "stopped"}, {"status": "failed"}, {"epochs": 0.0}):
+        assert rung_correlation(rows(values, values, **columns)) is None
+    assert rung_correlation(rows(values[:3], values[:3])) is None
+    assert rung_correlation(rows(values, [None, 0.2, 0.3, 0.4])) is None
+    assert rung_correlation(rows([0.1] * 4, values)) is None, "no order at chance"
