@@ -144,6 +144,9 @@ class _Greedy:
 
     def gains(self) -> Tensor:
         """tr(R_t C_t⁻¹ R_tᵀ) of every unit t that is left, 0 for the others; [units]."""
+        if self.c.shape[1] == 1:  # the same, much quicker
+            pivots = self.flat.diagonal().clamp_min(torch.finfo(self.flat.dtype).tiny)
+            return self.r.squeeze(1).square().sum(1) / pivots * self.left
         index = self.left.nonzero().squeeze(1)
         blocks = self.c[index, :, index, :]
         solved = torch.linalg.solve_triangular(_cholesky(blocks), self.r[index], upper=False)

@@ -39,7 +39,7 @@ def fold_means(
             rows = graph.kept_positions(name, 0, kept)
             weight = taps_of(state[name])[rows][:, gone]
             lost = torch.einsum("ock,kc->o", weight, torch.from_numpy(mean)[:, gone])
-            _add_to_output(slim, name.rpartition(".")[0], lost, norms.get(name))
+            add_to_output(slim, name.rpartition(".")[0], lost, norms.get(name))
 
 
 def norms_after(model: nn.Module, graph: ChannelGraph, x: Tensor) -> dict[str, str]:
@@ -57,7 +57,8 @@ def norms_after(model: nn.Module, graph: ChannelGraph, x: Tensor) -> dict[str, s
     }
 
 
-def _add_to_output(slim: nn.Module, layer: str, lost: Tensor, norm: str | None) -> None:
+def add_to_output(slim: nn.Module, layer: str, lost: Tensor, norm: str | None) -> None:
+    """Raise an output by `lost` [rows]: by its bias, else the BN after it, else a new bias."""
     module = slim.get_submodule(layer)
     bias = module.bias
     value = lost.to(module.weight)  # type: ignore[arg-type]

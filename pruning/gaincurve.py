@@ -9,17 +9,19 @@ gives nested widths for every MAC target, and no accuracy is ever looked at.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from pruning.compensate import Moments, Reader, greedy_order
+from pruning.compensate import Moments, Reader, factorise, greedy_order
 from pruning.covariance import input_moments
 from pruning.folding import norms_after
 from pruning.graph import ChannelGraph
 from pruning.images import Batches
 from pruning.methods.base import Problem
+from pruning.widths import Lattice
 
 TINY = 1e-300
 
@@ -46,13 +48,20 @@ class GainCurves:
 def gain_curves(model: nn.Module, graph: ChannelGraph, batches: Batches) -> GainCurves:
     """Measure every group's curve on the whole network: one pass, then greedy orders."""
     moments = input_moments(model, graph, batches)
-    weight = reader_weights(model, graph, batches, moments)
+    return greedy_curves(graph, moments, reader_weights(model, graph, batches, moments))
+
+
+def greedy_curves(
+    graph: ChannelGraph, moments: Mapping[str, Moments], weight: Mapping[str, float]
+) -> GainCurves:
+    """Every group's curve from its readers' moments; weight: what a reader's output counts."""
     order = np.empty(graph.units, dtype=np.int64)
     gain = np.empty(graph.units)
+    readers_of = _Readers(graph, moments, weight)
     for g, group in enumerate(graph.groups):
         part = slice(int(graph.offsets[g]), int(graph.offsets[g + 1]))
         readers = [
-            _reader(graph, graph.layers[i].weight, moments, weight, part)
+            readers_of.of(graph.layers[i].weight, part)
             for i in graph.consumers[g]
             if graph.layers[i].weight in moments
         ]
@@ -60,12 +69,16 @@ def gain_curves(model: nn.Module, graph: ChannelGraph, batches: Batches) -> Gain
     return GainCurves(order, gain)
 
 
-def allocate(curves: GainCurves, problem: Problem, macs: float) -> np.ndarray:
+def allocate(
+    curves: GainCurves, problem: Problem, macs: float, *, streams: bool = False
+) -> np.ndarray:
     """Channels per group for at most `macs` MACs, int64 [groups]: best gain per MAC first.
 
-    Where a curve is not concave, several steps are taken at once if that pays.
+    Where a curve is not concave, several steps are taken at once if that pays. Residual streams
+    stay whole, unless `streams` or the target cannot be met otherwise.
     """
-    graph, lat, cost = problem.graph, problem.lattice, problem.cost
+    graph, cost = problem.graph, problem.cost
+    lat = problem.lattice if streams else _inner_only(problem, macs)
     widths = lat.low.copy()
     totals = [
         np.concatenate([[0.0], np.cumsum(curves.gain[a:b])])
@@ -107,22 +120,41 @@ def reader_weights(
     return found
 
 
-def _reader(
-    graph: ChannelGraph,
-    name: str,
-    moments: Mapping[str, Moments],
-    weight: Mapping[str, float],
-    part: slice,
-) -> Reader:
-    """A layer as the readers of one group see it, its output scaled to total variance `weight`."""
-    each = moments[name]
-    units = graph.axes[name, 1]
-    own = np.where((units >= part.start) & (units < part.stop), units - part.start, -1)
-    taps = each.xx.shape[-1] // len(own)
-    total = float(each.yy.sum())
-    scale = (weight[name] / max(total, TINY)) ** 0.5
-    # grouped convolutions read in blocks; one block's columns are all that axis 1 lists
-    return Reader(each.xx[0], each.xy[0] * scale, np.tile(own, taps))
+class _Readers:
+    """Layers as the readers of one group see them, output scaled to total variance `weight`."""
+
+    def __init__(
+        self, graph: ChannelGraph, moments: Mapping[str, Moments], weight: Mapping[str, float]
+    ) -> None:
+        self.graph, self.moments, self.weight = graph, moments, weight
+        self.precision: dict[str, Tensor] = {}
+
+    def of(self, name: str, part: slice) -> Reader:
+        """part: the group's flat units. What the layer reads besides them is taken as known."""
+        each = self.moments[name]
+        units = self.graph.axes[name, 1]
+        own = np.where((units >= part.start) & (units < part.stop), units - part.start, -1)
+        unit = np.tile(own, each.xx.shape[-1] // len(own))  # columns: the channel runs fastest
+        scale = (self.weight[name] / max(float(each.yy.sum()), TINY)) ** 0.5
+        # of a grouped convolution the first block stands for all
+        sigma, cross = each.xx[0], each.xy[0] * scale
+        if (unit >= 0).all():
+            return Reader(sigma, cross, unit)
+        # Cov(a | b) is the inverse of the precision's block a; one inversion serves all groups
+        if name not in self.precision:
+            self.precision[name] = torch.cholesky_inverse(factorise(sigma))
+        index = torch.from_numpy(np.flatnonzero(unit >= 0)).to(sigma.device)
+        rows = self.precision[name][index]
+        given = torch.cholesky_inverse(factorise(rows[:, index]))
+        return Reader(given, cross @ rows.mT @ given, unit[unit >= 0])
+
+
+def _inner_only(problem: Problem, macs: float) -> Lattice:
+    """The lattice without the groups that several layers add to, where `macs` allow for that."""
+    graph, lat = problem.graph, problem.lattice
+    writers = [sum(graph.layers[i].conv_groups == 1 for i in layers) for layers in graph.producers]
+    low = np.where(np.array(writers) > 1, lat.high, lat.low)
+    return lat if problem.cost.macs(low) > macs else replace(lat, low=low)
 
 
 def _steps(width: int, step: int, high: int) -> list[int]:

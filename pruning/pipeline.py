@@ -19,7 +19,7 @@ from pruning.surgery import cut
 from pruning.tracer import trace
 from pruning.widths import lattice
 
-REPAIRS = ("none", "compensate", "feedback")
+REPAIRS = ("auto", "none", "compensate", "feedback")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def prune(
     *,
     macs: float = 0.5,
     method: str = "uniform",
-    repair: str = "none",
+    repair: str = "auto",
     divisor: int | None = None,
     min_ratio: float = 0.1,
     scalars: Mapping[str, float] | None = None,
@@ -70,14 +70,15 @@ def slim(
     widths: Sequence[int] | np.ndarray,
     batches: Batches,
     *,
-    repair: str = "none",
+    repair: str = "auto",
     score: Callable[[nn.Module], float] | None = None,
     scalars: Mapping[str, float] | None = None,
 ) -> Slimmed:
     """Cut `model` (left as it is) to `widths` as `method` selects, repair, recalibrate BN.
 
-    `repair` beyond the method's own: none, compensate (least squares against the whole network's
-    inputs, CaP's way) or feedback (layer by layer, undoing what earlier cuts got wrong).
+    repair: compensate (least squares on the whole network's inputs, CaP's way), feedback (layer by
+    layer, undoing what earlier cuts got wrong), none (what the method does by itself), or auto (the
+    method's own choice of these).
     """
     if repair not in REPAIRS:
         raise UserError(f"no repair {repair!r}; choose one of {', '.join(REPAIRS)}")
@@ -89,10 +90,11 @@ def slim(
     cut_s = time.perf_counter() - began
     pruned = score(small) if score else None
     began = time.perf_counter()
-    if repair == "none":
+    how = method.own_repair if repair == "auto" else repair
+    if how == "none":
         method.repair(small, model, graph, state, keep)
     else:
-        feedback.repair(small, model, graph, keep, batches, feedback=repair == "feedback")
+        feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
     recalibrate(small, batches)
     repair_s = time.perf_counter() - began
     return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s)

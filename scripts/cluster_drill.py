@@ -200,9 +200,9 @@ def private_disk(d: Drill) -> list[str]:
 def sshd_cluster(d: Drill) -> Path:
     """An sshd with a port and keys of its own, and the YAML of a cluster on three loopback hosts.
 
-    Ray knows no port but 22, so `ssh` is a script that adds the port. Two settings are unlike those
-    of clusters/local.yaml: no `ray stop`, which would end other people's Ray on this machine, and
-    ports and addresses, since three nodes share one host.
+    Ray knows no port but 22, and ssh no home but the user's own: so `ssh` is a script that adds
+    port and key. Two settings are unlike those of clusters/local.yaml: no `ray stop`, which would
+    end other people's Ray on this machine, and ports and addresses, as three nodes share one host.
     """
     folder, port = d.folder / "ssh", free_port()
     folder.mkdir(mode=0o700)
@@ -217,7 +217,7 @@ def sshd_cluster(d: Drill) -> Path:
     )
     shim = folder / "bin" / "ssh"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -p {port} "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -p {port} -i {folder}/user "$@"\n')
     shim.chmod(0o755)
     d.env["PATH"] = f"{shim.parent}:{d.env['PATH']}"
     kept = ("PATH", "PYTHONPATH", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS")
@@ -245,9 +245,9 @@ def sshd_cluster(d: Drill) -> Path:
         "upscaling_speed": 100,
         "file_mounts": {"~/.ray/auth_token": f"{d.env['HOME']}/.ray/auth_token"},
         "head_start_ray_commands": [
-            f"{node} --head --port={d.gcs} --num-cpus=0 --dashboard-port={d.dashboard} "
-            f"--ray-client-server-port={free_port()} --temp-dir={d.folder}/ray "
-            "--autoscaling-config=~/ray_bootstrap_config.yaml"
+            f"RAY_enable_autoscaler_v2=0 {node} --head --port={d.gcs} --num-cpus=0 "
+            f"--dashboard-port={d.dashboard} --ray-client-server-port={free_port()} "
+            f"--temp-dir={d.folder}/ray --autoscaling-config=~/ray_bootstrap_config.yaml"
         ],
         "worker_start_ray_commands": [f"{node} --address=$RAY_HEAD_IP:{d.gcs} --num-cpus=1"],
     }

@@ -20,6 +20,7 @@ from pathlib import Path
 
 MARK = "SLIMFRONT_DRILL"
 BIN = Path(sys.executable).parent
+STARTED = "Ray runtime started"
 STORE = str(100 * 2**20)  # bytes of object store for each node
 
 
@@ -71,6 +72,8 @@ class Drill:
         self.start_node(name, address, f"--num-cpus={cpus}", "--num-gpus=0", prefix=prefix)
 
     def start_node(self, name: str, *flags: str, prefix: Sequence[str] = ()) -> None:
+        """Nodes that share a host must start one after the other: they count their sockets."""
+        started = self.log(f"{name}.log").count(STARTED)
         ports = f"--dashboard-agent-listen-port={free_port()}"
         command = [*prefix, "ray", "start", *flags, ports, f"--object-store-memory={STORE}"]
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -81,6 +84,7 @@ class Drill:
                 stderr=log,
                 start_new_session=True,
             )
+        wait(lambda: self.log(f"{name}.log").count(STARTED) > started, what=f"node {name}")
 
     def run(
         self, command: Sequence[str], *, check: bool = True, env: Mapping[str, str] | None = None
@@ -101,7 +105,8 @@ class Drill:
             return subprocess.Popen(command, env=self.env, stdout=sink, stderr=sink)
 
     def log(self, name: str = "commands.log") -> str:
-        return (self.folder / name).read_text(errors="replace")
+        path = self.folder / name
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def kill(self, name: str = "") -> int:
         """SIGKILL for all processes of a node, or of the drill; how many there were."""

@@ -25,6 +25,7 @@ from search.validation import method_names
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 256
+PATH = "gain-curve"  # whose allocations, nested over all MACs, are among the seeds
 SCORING_BATCH = 500
 
 
@@ -61,6 +62,11 @@ def tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
+def measured_methods(search: SearchConfig) -> tuple[str, ...]:
+    """The methods that the base model is measured for: those searched, and the seeds' own."""
+    return tuple(dict.fromkeys((*method_names(search.method), *((PATH,) if search.seeds else ()))))
+
+
 def problem(graph: ChannelGraph, search: SearchConfig) -> Problem:
     """The widths that this search may visit."""
     divisor = None if search.divisor == "auto" else search.divisor
@@ -89,7 +95,7 @@ def prepare(
     test = evaluate(net, splits.test.to(device).batches(SCORING_BATCH))
     subset = calibration(train, config.seed)
     measured = {}
-    for name in method_names(config.search.method):
+    for name in measured_methods(config.search):
         say(f"measuring the base model for method {name}")
         measured[name] = states.measure(name, net, graph, subset)
     return Base(

@@ -1,6 +1,6 @@
 """What a cluster must offer before a search starts on it: each refusal names its remedy.
 
-A machine by itself has nothing to check, and pays nothing.
+A machine by itself has its bucket to check, if anything, and pays nothing.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def check_nodes(config: Config, gpus: float) -> None:
     Same versions everywhere, GPUs that torch sees, RUN readable and writable from every node.
     RUN is left as it was.
     """
+    _check_bucket(storage.open_uri(config.out))
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
@@ -95,6 +96,15 @@ def judge(out: str, expected: Mapping[str, str], answers: Sequence[Facts], gpus:
 def versions() -> dict[str, str]:
     """What must be the same on every node."""
     return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def _check_bucket(run: storage.Location) -> None:
+    """Writing would find out too, but only after the base model has been trained."""
+    bucket = run.path.partition("/")[0]
+    if not run.is_local and not storage.exists(storage.Location(run.filesystem, bucket)):
+        raise UserError(
+            f"there is no bucket {bucket}, or no access to it; make it, or correct --out"
+        )
 
 
 def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Facts]:

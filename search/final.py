@@ -25,6 +25,7 @@ from search.trial import Workshop, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"
+AGAIN = {"max_restarts": 2, "max_task_retries": 2}  # of an actor whose node is lost, elsewhere
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def train_all(
 ) -> None:
     """Train on as many actors as fit; one that dies loses its own training only."""
     shared, count = ray.put(base), min(share.slots, len(jobs))
-    make = ray.remote(_Finisher).options(**share.options)
+    make = ray.remote(_Finisher).options(**share.options, **AGAIN)
     idle: list[Any] = [make.remote(config, shared) for _ in range(count)]
     queue = list(reversed(jobs))
     running: dict[Any, tuple[Any, tuple[Row, int]]] = {}

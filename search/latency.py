@@ -14,8 +14,8 @@ from torch import nn
 
 from search import quantity
 
-WARM_S = 0.2
 MEASURE_S = 0.8
+SEARCH_S = 0.1  # in a search, where each trial pays for it
 RUNS = (10, 300)  # fewest and most of them
 
 
@@ -29,7 +29,13 @@ class Latency:
     runs: int
 
 
-def of_model(model: nn.Module, shape: tuple[int, ...], batch: int, device: str = "cpu") -> Latency:
+def of_model(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    batch: int,
+    device: str = "cpu",
+    seconds: float | None = None,
+) -> Latency:
     """Latency of a model in eval mode, which moves to the device, on images of `shape` (C, H, W).
 
     On a GPU by CUDA events; the GPU must not be shared for the number to mean anything.
@@ -37,15 +43,19 @@ def of_model(model: nn.Module, shape: tuple[int, ...], batch: int, device: str =
     model = model.to(device).eval()
     images = torch.zeros(batch, *shape, device=device)
     with torch.inference_mode():
-        return of_call(lambda: model(images), batch, device)
+        return of_call(lambda: model(images), batch, device, seconds)
 
 
 def of_call(
-    call: Callable[[], Any], batch: int, device: str = "cpu", seconds: float = MEASURE_S
+    call: Callable[[], Any], batch: int, device: str = "cpu", seconds: float | None = None
 ) -> Latency:
-    """Latency of anything that runs one batch; `device` tells how to wait for its end."""
+    """Latency of anything that runs one batch; `device` tells how to wait for its end.
+
+    `seconds`: about how long to measure, after a quarter of that to warm up.
+    """
+    seconds = MEASURE_S if seconds is None else seconds
     timer = _cuda_time if device.startswith("cuda") else _cpu_time
-    warm = time.perf_counter() + WARM_S
+    warm = time.perf_counter() + seconds / 4
     first = timer(call)
     while time.perf_counter() < warm:
         first = timer(call)
@@ -81,7 +91,7 @@ class Limit:
 
     def violation(self, model: nn.Module) -> str:
         """Why a slim model is too slow, for its row's reason; "" if it is not."""
-        found = of_model(model, self.shape, self.base.batch, self.device)
+        found = of_model(model, self.shape, self.base.batch, self.device, SEARCH_S)
         if found.median_ms <= self.most_ms:
             return ""
         return (

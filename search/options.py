@@ -57,7 +57,8 @@ class SearchConfig:
         divisor: Widths are multiples of this; auto leaves at least eight steps a group (16
             channels: 2, 32: 4, 64 and more: 8).
         repair: What is done to the weights that stay: none, compensate (least squares), feedback
-            (layer by layer, undoing the errors of earlier cuts). BN is always re-estimated.
+            (layer by layer, undoing the errors of earlier cuts), or auto (what belongs to the
+            method). BN is always re-estimated.
         seeds: Begin with the base model, uniform widths over the range and every method's own
             one-shot allocation (true or false).
         stratify: Aim some proposals at the part of the MAC range with the fewest trials (true or
@@ -86,7 +87,7 @@ class SearchConfig:
     max_params: str | int | float | None = None
     max_latency_ms: str | int | float | None = None
     divisor: int | Literal["auto"] = "auto"
-    repair: Literal["none", "compensate", "feedback"] = "none"
+    repair: Literal["auto", "none", "compensate", "feedback"] = "auto"
     seeds: bool = True
     stratify: bool = True
     early_stopping: Literal["off", "mo-asha"] = "off"

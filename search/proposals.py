@@ -9,6 +9,7 @@ from pruning.methods import Problem, State
 from search.options import SearchConfig
 from search.space import Space, WidthProposal, Widths
 from search.thresholds import MixedProposal, ThresholdProposal
+from search.validation import method_names
 
 
 def make(
@@ -19,11 +20,12 @@ def make(
     high: float,
 ) -> tuple[Space, float, float]:
     """The space and the MAC range it reaches. `low`, `high`: shares of the base model's MACs."""
+    names = method_names(search.method)
     widths = WidthProposal(
         problem.graph,
         problem.cost,
         problem.lattice,
-        methods=tuple(states),
+        methods=names,
         low=low,
         high=high,
         offsets=search.offsets,
@@ -31,7 +33,7 @@ def make(
     )
     if search.proposal == "widths":
         return widths, widths.low, widths.high
-    known = {name: methods.get(name) for name in states}
+    known = {name: methods.get(name) for name in names}
 
     def allocate(name: str, macs: int | None, scalars: Mapping[str, float]) -> Widths:
         return known[name].allocate(states[name], problem, macs, **scalars)

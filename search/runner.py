@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +45,12 @@ from search.screen import rung_correlation
 from search.searcher import FrontierSearcher
 from search.strata import Strata
 from search.study import Study
+from search.validation import method_names
 from search.watchdog import Watchdog
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-RETRIES = 1  # of a trial whose worker died; the next death is a failed row
+RETRIES = 2  # of a trial whose worker died; the next death is a failed row
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
             f"even the narrowest network has {cost.params(problem.lattice.low)} parameters; "
             "raise search.max_params or lower search.min_ratio"
         )
-    plan = seeds.plan(problem, base.states, low, high) if config.search.seeds else []
+    names = method_names(config.search.method)
+    plan = seeds.plan(problem, base.states, names, low, high) if config.search.seeds else []
     return Study(
         space,
         Ledger(config.out),
@@ -283,11 +287,24 @@ def _tune(
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with _own_interrupts():
+            tuner.fit()
     study.close()  # Ctrl-C makes Tune leave trials behind
     if searcher.error:
         raise searcher.error
     return searcher.exhausted or study.finished >= config.trials
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Tune takes Ctrl-C for itself and, where none came, keeps it: it would be lost afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pruning.cost import Cost
 from search import pareto
 from search.ledger import Row
 from search.options import SearchConfig
+from search.searcher import AGAIN
 from search.strata import Strata
 from search.study import Study
 
@@ -124,8 +125,15 @@ class FrontierScheduler(FIFOScheduler):
         return TrialScheduler.STOP
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        """Called before the searcher hears of it, which is told that and not why."""
-        self.reasons.setdefault(trial.trial_id, f"the trial's worker failed: {error_line(trial)}")
+        """Called before the searcher hears of it, which is told that and not why.
+
+        A worker that dies as it is handed its next trial counts twice with Tune, which then fails
+        the trial though it has tries left.
+        """
+        if trial.should_recover():
+            self.reasons.setdefault(trial.trial_id, AGAIN)
+        elif not self.reasons.get(trial.trial_id):
+            self.reasons[trial.trial_id] = f"the trial's worker failed: {error_line(trial)}"
 
 
 def make(

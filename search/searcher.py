@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -14,6 +15,7 @@ from search.ledger import STATUSES
 from search.study import Study
 
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
+AGAIN = ""  # a reason: the worker failed, the trial is to be tried again
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
 
 
@@ -26,7 +28,8 @@ class FrontierSearcher(Searcher):
     written ends the search, and so does a report with FATAL; `error` then says why.
 
     `reasons`: by Tune's trial id, why a trial was stopped or its worker failed, where the scheduler
-    or the watchdog know it. `exhausted`: no new feasible network was found.
+    or the watchdog know it; AGAIN where the failure is no end yet. `exhausted`: no new feasible
+    network was found.
     """
 
     def __init__(self, study: Study, budget: int) -> None:
@@ -36,10 +39,14 @@ class FrontierSearcher(Searcher):
         self.exhausted = False
         self.reasons: dict[str, str] = {}
         self._trials: dict[str, str] = {}  # Tune's trial id -> ours
+        self._again: deque[str] = deque()  # of ours, running for the study, for Tune no more
 
     def suggest(self, trial_id: str) -> Any:
         """A flat configuration, None (wait for running trials) or FINISHED."""
         running = len(self.study.running)
+        if self._again and not self.error:
+            self._trials[trial_id] = self._again.popleft()
+            return self.study.running[self._trials[trial_id]][0].to_config()
         if self.error or self.study.finished >= self.budget:
             return Searcher.FINISHED
         if self.study.finished + running >= self.budget:
@@ -59,8 +66,11 @@ class FrontierSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         ours = self._trials.pop(trial_id, None)
-        known = self.reasons.pop(trial_id, "")
+        known = self.reasons.pop(trial_id, None)
         if ours not in self.study.running:
+            return
+        if error and known == AGAIN:
+            self._again.append(ours)
             return
         if result is not None and result.get(FATAL):
             self.error = self.error or UserError(str(result.get("reason")))

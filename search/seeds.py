@@ -9,29 +9,36 @@ import numpy as np
 from pruning import methods
 from pruning.methods import Problem, State
 from pruning.widths import fit, uniform
+from search.base import PATH
 from search.candidate import Seed
 
-UNIFORM_LEVELS = 8  # MAC shares, even in log, between the smallest network and the base
+LEVELS = 8  # MAC shares, even in log, between the smallest network and the base
 
 
-def plan(problem: Problem, states: Mapping[str, State], low: float, high: float) -> list[Seed]:
-    """Seeds in the order to run them; `low`, `high`: MACs as shares of the base.
+def plan(
+    problem: Problem, states: Mapping[str, State], names: Sequence[str], low: float, high: float
+) -> list[Seed]:
+    """Seeds in the order to run them. names: the methods searched; low, high: shares of the base.
 
-    The base model, uniform widths over the range, then every method's own one-shot allocation;
-    the ends of the range first, so that a short search covers it.
+    The base model; uniform widths and the gain-curve path in turns over the range, its ends first,
+    so that a short search covers it; then every method's own one-shot allocation.
     """
-    first = next(iter(states))
+    base_macs, first = problem.cost.base_macs, names[0]
     seeds = [_seed("base", first, problem.graph.widths)] if high >= 1 else []
-    shares = np.geomspace(low, min(high, 0.9), UNIFORM_LEVELS)
+    shares = np.geomspace(low, min(high, 0.9), LEVELS)
     for share in _outside_in(shares.tolist()):
-        target = share * problem.cost.base_macs
-        widths = fit(problem.cost, lambda t: uniform(problem.graph, problem.lattice, t), target)
+        widths = fit(
+            problem.cost, lambda t: uniform(problem.graph, problem.lattice, t), share * base_macs
+        )
         seeds.append(_seed(f"uniform {share:.0%}", first, widths))
+        if PATH in states:
+            path = methods.get(PATH).allocate(states[PATH], problem, share * base_macs)
+            seeds.append(_seed(f"{PATH} {share:.0%}", PATH, path))
     for share in shares[1:-1:2]:
-        for name, state in states.items():
-            macs = share * problem.cost.base_macs
-            widths = methods.get(name).allocate(state, problem, macs)
-            seeds.append(_seed(f"{name} one-shot {share:.0%}", name, widths))
+        for name in names:
+            if name not in (PATH, "uniform"):  # theirs are above
+                widths = methods.get(name).allocate(states[name], problem, share * base_macs)
+                seeds.append(_seed(f"{name} one-shot {share:.0%}", name, widths))
     return seeds
 
 

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 
 from pruning.errors import UserError
 from search import base as base_model
-from search import cluster, trial
+from search import checks, cluster, trial
 from search.base import Base
 from search.candidate import Candidate
 from search.options import Config
@@ -25,6 +25,8 @@ Body = Callable[[Any, Candidate], Iterator[dict[str, Any]]]
 class TrialWorker(tune.Trainable):
     """Runs one trial after another in one process: data, base model and graph stay loaded."""
 
+    _reports: Iterator[dict[str, Any]]
+
     def setup(
         self,
         config: dict[str, Any],
@@ -36,6 +38,7 @@ class TrialWorker(tune.Trainable):
         assert settings is not None
         assert base is not None
         try:
+            checks.check_joined(settings)
             work = open_workshop(settings, base, cluster.worker_device(settings))
             self._start = partial(body, work)
         except UserError as error:  # to be said by a report: Tune keeps a traceback at most
@@ -62,7 +65,7 @@ class TrialWorker(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         # the trial before, stopped early perhaps, lets go of its network before this one begins
-        self._reports: Iterator[dict[str, Any]] = iter(())
+        self._reports = iter(())
         self._reports = self._start(Candidate.from_config(config))
 
 

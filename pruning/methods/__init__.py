@@ -7,13 +7,16 @@ import difflib
 from pruning.errors import UserError
 from pruning.methods.balanced import Balanced
 from pruning.methods.base import Batches, Method, Problem, Scalar, State
+from pruning.methods.cap import CaP
 from pruning.methods.cpmc import CPMC
+from pruning.methods.gain_curve import GainCurve
 from pruning.methods.magnitude import GlobalL2, Uniform
 from pruning.methods.peel import Peel
 from pruning.methods.prunenet import PruneNet
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Uniform, GlobalL2, Peel, Balanced, PruneNet, CPMC)
+    method.name: method
+    for method in (Uniform, GlobalL2, Peel, Balanced, PruneNet, CaP, CPMC, GainCurve)
 }
 
 

@@ -77,7 +77,7 @@ def compare(
     measured = replace(
         settings,
         resources=resources,
-        search=replace(settings.search, method=",".join(names)),
+        search=replace(settings.search, method=",".join(names), seeds=False),
     )
 
     def say(text: str) -> None:

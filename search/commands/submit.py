@@ -56,14 +56,14 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_dataclass(Options)
     parser.add_argument("--run", action="store_true", help="run the line too")
     parser.add_argument(
-        "--write-rayignore",
+        "--write_rayignore",
         action="store_true",
         help="write a .rayignore into the working directory where there is none",
     )
+    if not mark and not {"-h", "--help"} & set(ours):
+        raise UserError(f"write the search's arguments after --: {prog} -- digits --out s3://…")
     found = parser.read(ours)
     options = Options(**{name: found[name] for name in Options.__dataclass_fields__})
-    if not mark:
-        raise UserError(f"write the search's arguments after --: {prog} -- digits --out s3://…")
     folder = Path(options.working_dir).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(f"--working-dir {options.working_dir} is no folder; correct the path")

@@ -43,7 +43,7 @@ class Chain(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Concatenation, a grouped convolution, two waiting layers in one sum, code that reads sizes."""
+    """Concatenation, grouped convolution, two waiting layers in a sum, code that reads sizes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning.compensate import Reader, greedy_order
+from pruning.covariance import input_moments
 from pruning.gaincurve import GainCurves, allocate, gain_curves
 from pruning.graph import ChannelGraph
 from pruning.methods.base import Problem
@@ -38,8 +40,8 @@ def test_orders_are_permutations_and_useless_channels_come_last() -> None:
         assert (best == own).all()
 
 
-def test_curves_exist_for_depthwise_gated_and_residual_groups() -> None:
-    for name in ("resnet20", "mobilenet_v2", "torchvision:efficientnet_b0"):
+def test_curves_exist_for_all_groups() -> None:
+    for name in ("digits", "resnet20"):
         graph = models.graph(name)
         curves = gain_curves(models.model(name), graph, _batches(name))
         assert np.isfinite(curves.gain).all()
@@ -81,3 +83,31 @@ def test_channels_go_where_the_gain_is() -> None:
         widths = allocate(GainCurves(order, gain), problem, 0.6 * problem.cost.base_macs)
         share = widths / graph.widths
         assert share[favourite] == share.max()
+
+
+def test_what_a_layer_reads_besides_counts_as_known() -> None:
+    """The same numbers as with those columns handed to the greedy order."""
+    torch.manual_seed(0)
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 5, 3)
+            self.c = nn.Conv2d(9, 3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))
+
+    model = Two().eval()
+    graph = trace(model, (1, 10, 10))
+    batches = [(torch.randn(40, 1, 10, 10), torch.zeros(40))]
+    curves = gain_curves(model, graph, batches)
+    each = input_moments(model, graph, batches)["c.weight"]
+    for g, channels in ((0, np.arange(4)), (1, np.arange(4, 9))):
+        unit = np.full(9, -1)
+        unit[channels] = np.arange(len(channels))
+        reader = Reader(each.xx[0], each.xy[0], np.tile(unit, 9))
+        order, gains = greedy_order([reader], len(channels))
+        part = slice(graph.offsets[g], graph.offsets[g + 1])
+        assert (curves.order[part] == order).all()
+        np.testing.assert_allclose(curves.gain[part], gains, rtol=1e-3, atol=1e-4 * gains[0])

@@ -70,7 +70,7 @@ def failed(row: Row, reason: str, status: Status = "failed") -> Row:
 
 
 def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str:
-    """run.json, base.safetensors and trials; for a complete run also the frontier and its models."""
+    """run.json, base.safetensors and trials; of a complete run also the frontier and its models."""
     rows, run = list(rows), storage.open_uri(folder)
     base = {"macs": COST.base_macs, "params": COST.base_params, "model": "digits"}
     base |= {"top1_val": BASE_TOP1, "top1_test": BASE_TOP1 - 0.01}

@@ -32,7 +32,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "WARM_S", 0.01)
     monkeypatch.setattr(latency, "MEASURE_S", 0.01)
 
 
@@ -168,7 +167,7 @@ def test_optuna_reads_the_journal(run: Path) -> None:
     for _ in range(2):  # a second export replaces the first
         assert main(["export", str(run), "--format", "optuna"]) == 0
     storage = JournalStorage(JournalFileBackend(str(run / "optuna.journal")))
-    (study,) = (optuna.load_study(study_name=None, storage=storage),)
+    study = optuna.load_study(study_name=None, storage=storage)
     assert [trial.state for trial in study.trials].count(TrialState.COMPLETE) == 5
     assert [trial.state for trial in study.trials].count(TrialState.FAIL) == 1
     first = study.trials[0]

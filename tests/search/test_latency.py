@@ -32,7 +32,6 @@ class Sleeper(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "WARM_S", 0.02)
     monkeypatch.setattr(latency, "MEASURE_S", 0.05)
 
 
@@ -88,7 +87,7 @@ def test_limit_of_a_search() -> None:
 
 
 def test_columns_are_written_with_units_and_replaced(tmp_path: Path) -> None:
-    place = make_run(tmp_path, make_rows(8))
+    place = make_run(tmp_path, make_rows(3))
     said: list[str] = []
     timing.measure(place, (1, 4), "cpu", say=said.append)
     assert said[0].startswith("base model: ")

@@ -1,0 +1,42 @@
+"""Gain-curve allocation with the same order for selection; the strongest seed known to us."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from torch import nn
+
+from pruning import gaincurve
+from pruning.gaincurve import GainCurves
+from pruning.graph import ChannelGraph
+from pruning.images import Batches
+from pruning.methods.base import Method, Problem, State
+
+
+class GainCurve(Method):
+    """Channels go where each explains most of its readers' outputs per MAC (METHODS 6).
+
+    Per group CaP's greedy order on the covariances of the whole network; gains weighted by the
+    squared BN scales of the readers; the largest quotient gain/MACs first until the MACs are spent.
+    One measurement serves every MAC target, and the allocations are nested. Repaired with error
+    feedback (pruning.feedback). Ours.
+    """
+
+    name = "gain-curve"
+    faithfulness = "ours"
+    own_repair: ClassVar[str] = "feedback"
+
+    def prepare(self, model: nn.Module, graph: ChannelGraph, batches: Batches) -> State:
+        curves = gaincurve.gain_curves(model, graph, batches)
+        return {"order": curves.order, "gain": curves.gain}
+
+    def scores(self, state: State, problem: Problem, **scalars: float) -> np.ndarray:
+        return GainCurves(state["order"], state["gain"]).scores(problem.graph)
+
+    def allocate(
+        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+    ) -> np.ndarray:
+        curves = GainCurves(state["order"], state["gain"])
+        target = problem.cost.base_macs if macs is None else macs
+        return gaincurve.allocate(curves, problem, target)

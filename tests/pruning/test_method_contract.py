@@ -1,0 +1,53 @@
+"""Every method that is registered keeps the contract, and so does one written in one file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import nn
+
+from pruning import methods
+from pruning.graph import ChannelGraph
+from pruning.methods import Batches, Method, Problem, State
+from pruning.widths import fill
+from tests.method_contract import check_method
+from tests.pruning import models
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("name", ["digits", "resnet20"])
+def test_registered_methods(method: str, name: str) -> None:
+    check_method(methods.get(method), models.model(name), models.SHAPES[name])
+
+
+class Careless(Method):
+    """Ignores the target, which the contract must notice."""
+
+    name = "careless"
+
+    def prepare(self, model: nn.Module, graph: ChannelGraph, batches: Batches) -> State:
+        return {}
+
+    def scores(self, state: State, problem: Problem, **scalars: float) -> np.ndarray:
+        return np.arange(problem.graph.units, dtype=np.float64)
+
+    def allocate(
+        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+    ) -> np.ndarray:
+        return problem.lattice.low
+
+
+class Careful(Careless):
+    """The same with a greedy allocation."""
+
+    def allocate(
+        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+    ) -> np.ndarray:
+        lat = problem.lattice
+        return fill(problem.cost, lat, lat.low, macs or np.inf, np.ones(len(lat.low)))
+
+
+def test_contract_notices_a_missed_target() -> None:
+    with pytest.raises(AssertionError, match="of the target"):
+        check_method(Careless(), models.model("digits"), models.SHAPES["digits"])
+    check_method(Careful(), models.model("digits"), models.SHAPES["digits"])

@@ -1,0 +1,127 @@
+"""A search on a deterministic surface whose trials fail in all known ways; run by test_faults.
+
+`python -m tests.search.drill RUN MARKS TEMP`: RUN as for a search, MARKS gets a file for each start
+of a trial, TEMP is Ray's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from pruning import uri
+from pruning.finetune import Recipe
+from pruning.graph import ChannelGraph
+from search import base as base_model
+from search import cluster, final, pareto, runner, trial
+from search import config as configuration
+from search.base import Base
+from search.candidate import Candidate
+from search.options import Config
+from tests.search.spaces import accuracy
+
+TRIALS = 12  # all of them seeds, whose order no history changes
+TIMEOUT_S = 4.0
+FAULTS = {  # by place among the seeds, see `places`
+    1: "raise",
+    3: "nan",
+    4: "memory once",
+    5: "memory",
+    6: "hang",
+    7: "killed once",
+    8: "killed",
+}
+FAILS = {"raise", "nan", "memory", "hang", "killed"}
+
+
+def settings(out: str) -> Config:
+    return configuration.load(
+        [
+            "digits",
+            f"--out={out}",
+            f"--trials={TRIALS}",
+            "--base.epochs=0.05",
+            "--search.method=uniform,cpmc",
+            f"--search.trial_timeout_s={TIMEOUT_S}",
+        ]
+    )
+
+
+class Shop:
+    """What a worker opens: settings and the channel graph; no data, no network."""
+
+    device = "cpu"
+
+    def __init__(self, config: Config, base: Base, device: str) -> None:
+        self.config, self.graph = config, base.channel_graph()
+        self.places = places(config, base)
+        self.marks = Path(os.environ["DRILL_MARKS"])
+
+
+def places(config: Config, base: Base) -> dict[tuple[str, Any], int]:
+    """Method and widths of the seeds, each once and in the order in which they are tried."""
+    problem = base_model.problem(base.channel_graph(), config.search)
+    study = runner.make_study(config, base, problem, cluster.Share(1, 0, 2))
+    seeds = dict.fromkeys((seed.method, seed.widths) for seed in study._seeds)
+    return {key: place for place, key in enumerate(seeds)}
+
+
+def body(shop: Any, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    """The real trial around attempts that only pretend to train."""
+    with mock.patch.object(trial, "_attempt", attempt):
+        yield from trial.run(shop, candidate)
+
+
+def attempt(
+    shop: Shop, candidate: Candidate, recipe: Recipe, reason: str = ""
+) -> Iterator[dict[str, Any]]:
+    mark = shop.marks / f"{candidate.arch_hash}.{time.time_ns()}"
+    earlier = len(list(shop.marks.glob(f"{candidate.arch_hash}.*")))
+    mark.write_text(candidate.source)
+    graph: ChannelGraph = shop.graph
+    top1 = accuracy(graph, candidate.widths or ())
+    report = {"widths": list(candidate.widths or ()), "reason": reason, "top1_recalibrated": top1}
+    yield report | {"top1_val": top1 / 2, "epochs": 0.0}
+    time.sleep(0.4)
+    fault = FAULTS.get(shop.places[candidate.method, candidate.widths])
+    if fault == "raise":
+        raise ValueError("broken on purpose\nand in two lines")
+    if fault == "memory" or (fault == "memory once" and not reason):
+        raise MemoryError
+    if fault == "hang":
+        time.sleep(10_000)
+    if fault == "killed" or (fault == "killed once" and not earlier):
+        os.kill(os.getpid(), signal.SIGKILL)
+    place = uri.join(shop.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
+    uri.write_tensors(place, {"x": trial.torch.zeros(1)}, {})
+    top1 = math.nan if fault == "nan" else top1
+    yield report | {"top1_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
+
+
+def measure(config: Config, base: Base, rows: Any, share: Any, say: Any) -> list[final.Member]:
+    members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    return [
+        final.Member(r, (final.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
+        for r in members
+    ]
+
+
+def expected(graph: ChannelGraph, widths: tuple[int, ...]) -> float:
+    return accuracy(graph, np.asarray(widths))
+
+
+if __name__ == "__main__":
+    run, marks, temp = sys.argv[1:]
+    os.environ["DRILL_MARKS"] = marks
+    own = {"num_cpus": 2, "include_dashboard": False, "_temp_dir": temp}
+    parts = runner.Parts(open_workshop=Shop, body=body, measure=measure, ray=own)
+    runner.run(settings(run), parts=parts)

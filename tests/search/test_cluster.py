@@ -1,0 +1,98 @@
+"""Shares of a cluster, and trials whose workers die."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from rich.console import Console
+
+from pruning.errors import UserError
+from search import cluster, runner
+from search import config as configuration
+from search.base import Base
+from search.candidate import Candidate
+from search.ledger import Ledger
+from search.options import Config
+
+DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
+
+
+def shared(monkeypatch: pytest.MonkeyPatch, total: dict[str, float], *flags: str) -> cluster.Share:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+    return cluster.share(configuration.load(["--trials=50", *flags]))
+
+
+@pytest.mark.parametrize(
+    ("total", "flags", "expected"),
+    [
+        ({"CPU": 8.0}, ("--resources.gpus_per_trial=null",), (1.0, 0.0, 8)),
+        ({"CPU": 8.0, "GPU": 2.0}, ("--resources.gpus_per_trial=null",), (1.0, 1.0, 2)),
+        ({"CPU": 64.0, "GPU": 2.0}, ("--resources.gpus_per_trial=0.25",), (1.0, 0.25, 8)),
+        ({"CPU": 8.0}, ("--resources.max_concurrent=3",), (1.0, 0.0, 3)),
+        ({"CPU": 2.0}, ("--resources.max_concurrent=9",), (1.0, 0.0, 2)),
+        ({"CPU": 2.0}, ("--resources.cpus_per_trial=0.0625",), (0.0625, 0.0, 32)),
+    ],
+)
+def test_share(
+    total: dict[str, float],
+    flags: tuple[str, ...],
+    expected: tuple[float, float, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    share = shared(monkeypatch, total, *flags)
+    assert (share.cpus, share.gpus, share.slots) == expected
+
+
+def test_a_cluster_that_is_yet_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--resources.gpus_per_trial=1", "--resources.address=auto"]
+    with pytest.raises(UserError, match=r"set resources\.max_concurrent"):
+        shared(monkeypatch, {}, *flags)
+    share = shared(monkeypatch, {}, *flags, "--resources.max_concurrent=16")
+    assert (share.gpus, share.slots) == (1.0, 16)
+
+
+def workshop(config: Config, base: Base, device: str) -> Path:
+    return Path(config.out).parent
+
+
+def body(folder: Path, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    """By its number, a trial kills its worker the first time, each time, or once it has ended."""
+    number = int(candidate.trial_id.split("-")[0])
+    attempt = len(list(folder.glob(f"{number}-*"))) + 1
+    (folder / f"{number}-{attempt}").touch()
+    report = {"widths": list(candidate.widths or ()), "top1_val": 0.5 + number / 100}
+    yield report | {"epochs": 0.0}
+    if number == ALWAYS_DIES or (number == DIES_ONCE and attempt == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        yield report | {"epochs": 1.0, "status": "complete"}
+    finally:  # the worker has been given the next trial
+        if number == DIES_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
+    """A lost worker costs its running trial some time; a trial that kills workers is given up."""
+    loaded = configuration.load(["--trials=8", f"--out={tmp_path}/run", "--base.epochs=0.05"])
+    config = replace(loaded, search=replace(loaded.search, final_seeds=0))
+    parts = runner.Parts(open_workshop=workshop, body=body, measure=lambda *_: [])
+    runner.run(config, Console(file=io.StringIO()), parts)
+    rows = {row.number: row for row in Ledger(config.out).rows()}
+    assert sorted(rows) == list(range(8))
+    assert len({row.arch_hash for row in rows.values()}) == 8
+    assert {row.status for n, row in rows.items() if n != ALWAYS_DIES} == {"complete"}
+    assert rows[DIES_ONCE].top1_val == pytest.approx(0.5 + DIES_ONCE / 100)
+    assert rows[ALWAYS_DIES].status == "failed"
+    assert rows[ALWAYS_DIES].reason
+    tries = {n: len(list(tmp_path.glob(f"{n}-*"))) for n in rows}
+    assert tries == {n: {DIES_ONCE: 2, ALWAYS_DIES: 3}.get(n, 1) for n in rows}
