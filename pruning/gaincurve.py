@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from pruning.covariance import input_moments
 from pruning.folding import norms_after
 from pruning.graph import ChannelGraph
 from pruning.images import Batches
-from pruning.methods.base import Problem
 from pruning.widths import Lattice
+
+if TYPE_CHECKING:  # the methods import this module
+    from pruning.methods.base import Problem
 
 TINY = 1e-300
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import io
-import resource
+import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from search import config as configuration
 from search import runner
 from search.base import Base
 from search.candidate import Candidate
-from search.ledger import Ledger, Row
+from search.ledger import Ledger
 from search.options import Config
 
 SLEEP = 2.0
@@ -54,6 +55,7 @@ def body(work: None, candidate: Candidate) -> Iterator[dict[str, Any]]:
         "epochs": 1.0,
         "wall_s": time.perf_counter() - began,
         "started_at": started,
+        "host": str(os.getpid()),
         "status": "complete",
     }
 
@@ -65,31 +67,40 @@ def measure(workers: int, trials: int) -> dict[str, float]:
         config = replace(config, search=replace(config.search, final_seeds=0))
         options = {"num_cpus": 2, "object_store_memory": 2 * 10**8, "_temp_dir": f"{folder}/ray"}
         parts = runner.Parts(prepare, workshop, body, measure=lambda *_: [], ray=options)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        runner.run(config, Console(file=io.StringIO()), parts)
-        spent = resource.getrusage(resource.RUSAGE_SELF)
+        with cpu_clock() as clock:
+            runner.run(config, Console(file=io.StringIO()), parts)
         rows = [row for row in Ledger(config.out).rows() if row.status == "complete"]
         ray.shutdown()
-    busy, window = occupancy(rows, workers)
-    cpu = spent.ru_utime + spent.ru_stime - used.ru_utime - used.ru_stime
+    starts = np.array([datetime.fromisoformat(row.started_at).timestamp() for row in rows])
+    ends = starts + [row.wall_s for row in rows]
+    first = {row.host: start for row, start in reversed(list(zip(rows, starts, strict=True)))}
+    begin, end = max(first.values()), starts.max()
+    busy = np.clip(np.minimum(ends, end) - np.maximum(starts, begin), 0, None).sum()
+    spent = np.interp([begin, end], *np.transpose(clock))
     return {
-        "workers": workers,
+        "workers": len(first),
         "trials": len(rows),
-        "efficiency": busy / (workers * window),
-        "window_s": window,
-        "controller_ms_per_trial": 1000 * cpu / len(rows),
+        "efficiency": float(busy / (len(first) * (end - begin))),
+        "window_s": float(end - begin),
+        "controller_ms_per_trial": float(1000 * np.diff(spent)[0] / (starts > begin).sum()),
     }
 
 
-def occupancy(rows: list[Row], workers: int) -> tuple[float, float]:
-    """Busy worker-seconds within the window in which all workers had work, and its length in s."""
-    starts = np.sort([datetime.fromisoformat(row.started_at).timestamp() for row in rows])
-    begin, end = starts[workers - 1], starts[-1]
-    busy = 0.0
-    for row in rows:
-        start = datetime.fromisoformat(row.started_at).timestamp()
-        busy += max(0.0, min(start + row.wall_s, end) - max(start, begin))
-    return busy, float(end - begin)
+@contextmanager
+def cpu_clock() -> Iterator[list[tuple[float, float]]]:
+    """(time, CPU seconds of this process) four times a second."""
+    samples = [(time.time(), time.process_time())]
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(0.25):
+            samples.append((time.time(), time.process_time()))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    yield samples
+    stop.set()
+    thread.join()
 
 
 def main() -> None:
@@ -102,7 +113,6 @@ def main() -> None:
     # a controller that is one thread is used up where trials end as fast as it can serve them
     found |= {f"trial_s_for_{gpus}_gpus_at_half_load": 2 * gpus * load for gpus in (64, 512)}
     emit("scaling", **found)
-    print(f"see {Path(__file__).parent.parent.name}/clusters/README.md for what this means")
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ def sshd_cluster(d: Drill) -> Path:
 
     Ray knows no port but 22, and ssh no home but the user's own: so `ssh` is a script that adds
     port and key. Two settings are unlike those of clusters/local.yaml: no `ray stop`, which would
-    end other people's Ray on this machine, and ports and addresses, as three nodes share one host.
+    end other people's Ray on this machine, and ports, addresses and turns, as three nodes share one
+    host.
     """
     folder, port = d.folder / "ssh", free_port()
     folder.mkdir(mode=0o700)
@@ -232,7 +233,8 @@ def sshd_cluster(d: Drill) -> Path:
     base = free_port()
     here = "$(echo $SSH_CONNECTION | cut -d' ' -f3)"  # the address that this node was called by
     node = (
-        f"ray start --node-ip-address={here} --object-store-memory={STORE} --num-gpus=0 "
+        f"flock --close {folder}/turn ray start --node-ip-address={here} --num-gpus=0 "
+        f"--object-store-memory={STORE} "
         f"--dashboard-agent-listen-port=$(({base} + $(echo {here} | cut -d. -f4)))"
     )
     config = {

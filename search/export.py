@@ -46,8 +46,11 @@ def export(
     run = storage.open_uri(out)
     table = frontier_table(out, members, record["base_macs"])
     for rank, member in enumerate(members):
-        data = uri.read(member.best.checkpoint)
-        storage.write_atomic(run / "points" / f"{rank:03d}" / "model.safetensors", data)
+        data, folder = uri.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
+        model = folder / "model.safetensors"
+        if storage.exists(model) and storage.read_bytes(model) != data:
+            storage.remove_folder(folder)  # its exports are of another network
+        storage.write_atomic(model, data)
     _forget_points(run, len(members))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)

@@ -30,6 +30,7 @@ from search import (
     proposals,
     quantity,
     record,
+    report,
     scheduler,
     seeds,
     storage,
@@ -105,6 +106,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     export.export(config.out, members, study.rows, current)
     cost = {"trials": study.finished, "seconds": sum(row.wall_s for row in study.rows)}
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
+    report.write(config.out)
     if (correlation := rung_correlation(study.rows)) is not None:
         say(str(correlation))
     return config.out
@@ -159,6 +161,7 @@ def _put_away(
     study.ledger.compact()
     members = final.so_far(config, _complete(study))
     export.export(config.out, members, study.rows, current)
+    report.write(config.out)
     say(f"stopped; the same command goes on from {study.finished} finished trials")
 
 

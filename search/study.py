@@ -75,7 +75,7 @@ class Study:
     @property
     def finished(self) -> int:
         """Trials that ran and ended, this run's earlier sessions included."""
-        return sum(row.status != "infeasible" for row in self.rows)
+        return sum(row.status != "infeasible" or row.wall_s > 0 for row in self.rows)
 
     def ask(self) -> Candidate | None:
         """The next network to run; None where no new feasible one was found.

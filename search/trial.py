@@ -19,7 +19,7 @@ from pruning.finetune import Recipe, evaluate, finetune
 from pruning.images import Images
 from pruning.methods import Problem, State
 from pruning.pipeline import Slimmed
-from search import data
+from search import data, latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.candidate import Candidate
 from search.options import Config
@@ -41,6 +41,7 @@ class Workshop:
     calibration: Images
     states: Mapping[str, State]
     device: str
+    limit: latency.Limit | None = None
 
     @classmethod
     def open(cls, config: Config, base: Base, device: str = "cpu") -> Workshop:
@@ -59,6 +60,7 @@ class Workshop:
             calibration=calibration(train, config.seed),
             states=base.states,
             device=device,
+            limit=latency.limit(config.search.max_latency_ms, model, train.shape, device),
         )
 
     def score(self, model: nn.Module) -> float:
@@ -142,6 +144,10 @@ def _attempt(
         report |= {"top1_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
         report |= {"top1_recalibrated": recalibrated, "top1_val": recalibrated}
     report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0}
+    if work.limit and (slow := work.limit.violation(model)):
+        spent = time.perf_counter() - began
+        yield report | {"status": "infeasible", "reason": slow, "wall_s": spent}
+        return
     if epochs:
         yield report | {"wall_s": time.perf_counter() - began}
         for epoch in finetune(model, work.train, recipe, seed=seed, teacher=work.model):
