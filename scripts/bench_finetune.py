@@ -79,7 +79,9 @@ def divided(name: str, divisor: int, seed: int = 0) -> tuple[nn.Module, float]:
     cost, lat = Cost(graph), lattice(graph, divisor, 0.1)
     rng = np.random.default_rng(seed)
     widths = lat.snap(graph.widths * np.clip(rng.normal(0.55, 0.15, len(graph.groups)), 0.2, 0.9))
-    widths = fill(cost, lat, np.minimum(widths, graph.widths), 0.5 * cost.base_macs, rng.random(len(widths)))
+    widths = fill(
+        cost, lat, np.minimum(widths, graph.widths), 0.5 * cost.base_macs, rng.random(len(widths))
+    )
     keep = tuple(np.arange(w) for w in widths)
     return cut(net, graph, keep), cost.macs(widths) / cost.base_macs
 

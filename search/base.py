@@ -24,7 +24,7 @@ from search.options import Config, SearchConfig
 from search.validation import method_names
 
 CALIBRATION = 2048  # training images for BN statistics and method states
-CALIBRATION_BATCH = 256
+CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
 PATH = "gain-curve"  # whose allocations, nested over all MACs, are among the seeds
 SCORING_BATCH = 500
 

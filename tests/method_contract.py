@@ -1,7 +1,7 @@
 """What every pruning method must do. Import this to test your own:
 
-    from tests.method_contract import check_method
-    check_method(MyMethod(), my_network, (3, 32, 32))
+from tests.method_contract import check_method
+check_method(MyMethod(), my_network, (3, 32, 32))
 """
 
 from __future__ import annotations

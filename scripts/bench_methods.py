@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""One-shot accuracy of the methods: after the cut, BN recalibrated, compensated, fine-tuned.
+
+On trained CIFAR-10 weights. No test image decides anything: methods see training images, the table
+shows test accuracy. `compensated` is error feedback for every method's selection, `own_repair` what
+belongs to the method. Example:
+
+    scripts/bench_methods.py --data DATA --weights resnet20_45k.safetensors --macs 0.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from benchmark import emit, table
+
+from pruning import methods, pipeline
+from pruning.evaluation import evaluate
+from pruning.finetune import Recipe, finetune
+from pruning.methods import Problem
+from pruning.statistics import recalibrate
+from pruning.surgery import cut
+from pruning.tracer import trace
+from pruning.widths import lattice
+from pruning.zoo import load_weights, resolve
+from search import data as data_sets
+from search.data import DataConfig
+
+COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--network", default="resnet20")
+    parser.add_argument("--methods", default=",".join(methods.names()))
+    parser.add_argument("--macs", type=float, nargs="+", default=[0.5], help="shares of the base")
+    parser.add_argument("--images", type=int, default=2048, help="training images for statistics")
+    parser.add_argument("--repair-images", type=int, default=1000)
+    parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--divisor", type=int, default=None, help="default: automatic")
+    parser.add_argument("--epochs", type=float, default=0.5, help="of fine-tuning, 0 for none")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    splits = data_sets.load(DataConfig("cifar10", options.data, "last:5000"), 0)
+    train = splits.train.to(device)
+    test = splits.test.subset(slice(0, options.test_images)).to(device)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    seen = train.subset(order[: options.images])
+    few = train.subset(order[: options.repair_images])
+    net = resolve(options.network)
+    load_weights(net, options.weights)
+    net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    graph = trace(net, train.shape)
+    problem = Problem(graph, lattice(graph, options.divisor, 0.05))
+    base = evaluate(net, test.batches(500))
+    emit("base", network=options.network, test_images=len(test), top1=base)
+    recipe = Recipe(epochs=options.epochs, batch=options.batch, lr=options.lr)
+    rows = []
+    for name in options.methods.split(","):
+        method = methods.get(name)
+        began = time.perf_counter()
+        state = method.prepare(net, graph, seen.batches(256))
+        prepare_s = time.perf_counter() - began
+        for share in options.macs:
+            found: dict[str, Any] = {"prepare_s": prepare_s}
+            began = time.perf_counter()
+            widths = method.allocate(state, problem, share * problem.cost.base_macs)
+            found["allocate_s"] = time.perf_counter() - began
+            plain = cut(net, graph, method.select(state, problem, widths))
+            found["cut"] = evaluate(plain, test.batches(500))
+            recalibrate(plain, seen.batches(256))
+            found["recalibrated"] = evaluate(plain, test.batches(500))
+            own = pipeline.slim(net, problem, method, state, widths, few.batches(100))
+            found["own_repair"] = evaluate(own.model, test.batches(500))
+            slim = own
+            if method.own_repair != "feedback":
+                slim = pipeline.slim(
+                    net, problem, method, state, widths, few.batches(100), repair="feedback"
+                )
+            found["repair_s"] = slim.repair_s
+            found["compensated"] = evaluate(slim.model, test.batches(500))
+            began = time.perf_counter()
+            for _ in finetune(slim.model, train, replace(recipe), seed=0):
+                pass
+            found["finetune_s"] = time.perf_counter() - began
+            found["fine_tuned"] = evaluate(slim.model, test.batches(500))
+            macs = problem.cost.macs(widths) / problem.cost.base_macs
+            emit("method", network=options.network, method=name, macs_share=macs, **found)
+            shown = [f"{100 * found[column]:.2f}" for column in COLUMNS]
+            spent = [round(found[f"{part}_s"], 2) for part in ("prepare", "allocate", "repair")]
+            rows.append((name, f"{macs:.1%}", *shown, *spent))
+    table(
+        f"{options.network}, test top-1 % (base {100 * base:.2f}), {options.epochs:g} epochs",
+        ("method", "MACs", *COLUMNS, "prepare s", "allocate s", "repair s"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
