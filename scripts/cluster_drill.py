@@ -223,7 +223,8 @@ def sshd_cluster(d: Drill) -> Path:
     d.env["PATH"] = f"{shim.parent}:{d.env['PATH']}"
     kept = ("PATH", "PYTHONPATH", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS")
     lines = [f"export {key}='{d.env[key]}'\n" for key in kept if key in d.env]
-    lines.append(f"export RAY_TMPDIR='{d.folder}/head'\n")
+    # among several Rays on one host, auto would have to guess
+    lines.append(f"export RAY_TMPDIR='{d.folder}/head' RAY_ADDRESS=127.0.0.1:{d.gcs}\n")
     (d.folder / "head").mkdir()
     (d.folder / "home" / ".bashrc").write_text("".join(lines))
     os.makedirs("/run/sshd", exist_ok=True)
@@ -233,8 +234,9 @@ def sshd_cluster(d: Drill) -> Path:
     base = free_port()
     here = "$(echo $SSH_CONNECTION | cut -d' ' -f3)"  # the address that this node was called by
     node = (
-        f"flock --close {folder}/turn ray start --node-ip-address={here} --num-gpus=0 "
-        f"--object-store-memory={STORE} "
+        f"flock --close {folder}/turn env -u RAY_ADDRESS "
+        f"ray start --node-ip-address={here} --num-gpus=0 "
+        f"--object-store-memory={STORE} --temp-dir={d.folder}/{here} "
         f"--dashboard-agent-listen-port=$(({base} + $(echo {here} | cut -d. -f4)))"
     )
     config = {
@@ -249,7 +251,7 @@ def sshd_cluster(d: Drill) -> Path:
         "head_start_ray_commands": [
             f"RAY_enable_autoscaler_v2=0 {node} --head --port={d.gcs} --num-cpus=0 "
             f"--dashboard-port={d.dashboard} --ray-client-server-port={free_port()} "
-            f"--temp-dir={d.folder}/ray --autoscaling-config=~/ray_bootstrap_config.yaml"
+            "--autoscaling-config=~/ray_bootstrap_config.yaml"
         ],
         "worker_start_ray_commands": [f"{node} --address=$RAY_HEAD_IP:{d.gcs} --num-cpus=1"],
     }

@@ -62,7 +62,6 @@ class Drill:
             f"--ray-client-server-port={free_port()}",
             f"--num-cpus={cpus}",
             "--num-gpus=0",
-            f"--temp-dir={self.folder / 'ray'}",
         )
         wait(lambda: self.run(["ray", "job", "list", "--address", self.address], check=False) == 0)
 
@@ -72,10 +71,13 @@ class Drill:
         self.start_node(name, address, f"--num-cpus={cpus}", "--num-gpus=0", prefix=prefix)
 
     def start_node(self, name: str, *flags: str, prefix: Sequence[str] = ()) -> None:
-        """Nodes that share a host must start one after the other: they count their sockets."""
+        """A node with a folder of its own, as on a host of its own; returns when it runs.
+
+        In a common folder, one node removes a job's files while another still uses them.
+        """
         started = self.log(f"{name}.log").count(STARTED)
-        ports = f"--dashboard-agent-listen-port={free_port()}"
-        command = [*prefix, "ray", "start", *flags, ports, f"--object-store-memory={STORE}"]
+        own = (f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={self.folder / name}")
+        command = [*prefix, "ray", "start", *flags, *own, f"--object-store-memory={STORE}"]
         with (self.folder / f"{name}.log").open("ab") as log:
             subprocess.Popen(
                 [*command, "--block", "--disable-usage-stats"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ from search.trial import Workshop, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"
-AGAIN = {"max_restarts": 2, "max_task_retries": 2}  # of an actor whose node is lost, elsewhere
+TRIES = 3  # of a training whose worker or node died
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,10 @@ def train_all(
 ) -> None:
     """Train on as many actors as fit; one that dies loses its own training only."""
     shared, count = ray.put(base), min(share.slots, len(jobs))
-    make = ray.remote(_Finisher).options(**share.options, **AGAIN)
+    make = ray.remote(_Finisher).options(**share.options)
     idle: list[Any] = [make.remote(config, shared) for _ in range(count)]
     queue = list(reversed(jobs))
+    tries: Counter[tuple[str, int]] = Counter()
     running: dict[Any, tuple[Any, tuple[Row, int]]] = {}
     told = time.monotonic()
     while queue or running:
@@ -154,7 +156,12 @@ def train_all(
             ray.get(done[0])
             idle.append(actor)
         except ray.exceptions.RayError as error:
-            say(f"{row.trial_id}: final training {k} failed ({_line(error)})")
+            tries[row.trial_id, k] += 1
+            died = isinstance(error, ray.exceptions.RayActorError)
+            if died and tries[row.trial_id, k] < TRIES:
+                queue.append((row, k))
+            else:
+                say(f"{row.trial_id}: final training {k} failed ({_line(error)})")
             ray.kill(actor)
             idle.append(make.remote(config, shared))
         if time.monotonic() - told > SAY_EVERY:

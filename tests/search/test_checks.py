@@ -98,7 +98,7 @@ def test_real_nodes_are_asked_and_nothing_stays(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = done.stdout.strip().splitlines()

@@ -35,6 +35,8 @@ def work(out: str) -> dict[str, Any]:
     from search.candidate import Candidate
 
     torch.set_num_threads(1)
+    Path(out).mkdir()
+    (Path(out) / "run.json").write_text("{}")  # a worker checks that it sees the run
     settings = config.load(["digits", f"--out={out}", "--base.epochs=1", "--finetune.epochs=1"])
     base = base_model.prepare(settings, say=lambda text: None)
     problem = base_model.problem(base.channel_graph(), settings.search)
@@ -61,14 +63,15 @@ def work(out: str) -> dict[str, Any]:
     def finish() -> dict[str, Any]:
         while not (report := actor.step())["done"]:
             pass
+        assert report["status"] == "complete", report
         return {name: report[name] for name in FIELDS}
 
     configs = [candidate(number) for number in range(TRIALS)]
-    with mock.patch.object(cluster, "worker_device", lambda settings: "cpu"):
+    with mock.patch.object(cluster, "worker_device", return_value="cpu"):
         actor = Worker(configs[0])
     rows, sizes = [finish()], [megabytes()]
-    for config in configs[1:]:
-        actor.reset_config(config)
+    for new in configs[1:]:
+        actor.reset_config(new)
         rows.append(finish())
         sizes.append(megabytes())
     again = {}
