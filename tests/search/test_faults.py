@@ -1,4 +1,4 @@
-"""The fault drill: a driver killed twice, over trials that fail in all known ways."""
+"""What may go wrong in a search, and the drill: a driver killed twice over trials that all fail."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pruning.errors import UserError
 from search import base as base_model
-from search import cluster, record, runner, storage
+from search import cluster, record, runner, storage, trial, watchdog, worker
 from search.ledger import Ledger
+from search.searcher import FATAL, FrontierSearcher
+from search.space import WidthProposal
 from search.study import Study
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
 from tests.search.spaces import network
@@ -37,6 +41,198 @@ REASONS = {
     "memory once": "out of memory; ran with batch 32 instead of 64",
     "killed once": "",
 }
+
+
+def interrupted(out: Path, moment: Callable[[], bool], *flags: str) -> tuple[int, str]:
+    """Exit code and output of a real search of digits that gets Ctrl-C at a moment."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from search.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    quick = ["--trials=5", "--base.epochs=1", "--finetune.epochs=1", "--search.final_epochs=1"]
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, "search", "digits", f"--out={out}", *quick, *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"RAY_ADDRESS": ""},
+    )
+    try:
+        wait_for("the moment to interrupt", lambda: moment() or driver.poll() is not None)
+        driver.send_signal(signal.SIGINT)
+        output, _ = driver.communicate(timeout=300)
+    finally:
+        driver.kill()
+    return driver.returncode, output
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_and_shows_what_is_finished(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, said = interrupted(out, lambda: rows_on_disk(out) >= 2)
+    assert code == 130 and "the same command goes on from" in said, said
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    rows = Ledger(out).rows()
+    assert 2 <= len(rows) < 5 and {row.status for row in rows} == {"complete"}
+    assert pq.read_table(out / "trials.parquet").num_rows == len(rows)
+    frontier = pq.read_table(out / "frontier.parquet").to_pylist()
+    assert frontier and {point["top1_test_mean"] for point in frontier} == {None}
+    assert (out / "points/000/model.safetensors").is_file()
+
+    finals = out / "finals"
+    code, said = interrupted(out, lambda: finals.exists() and any(finals.glob("*.json")))
+    assert code == 130 and "going on after" in said, said
+    after = Ledger(out).rows()
+    assert len(after) == 5 and after[: len(rows)] == rows
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    frontier = pq.read_table(out / "frontier.parquet").to_pylist()
+    tested = [point for point in frontier if point["top1_test_mean"] is not None]
+    assert tested, "final trainings that were done count"
+
+
+def make_searcher(folder: Path) -> FrontierSearcher:
+    graph, cost, lat = network("digits")
+    study = Study(WidthProposal(graph, cost, lat), Ledger(folder), cost, lat)
+    return FrontierSearcher(study, budget=5)
+
+
+def test_a_fatal_report_ends_the_search_without_a_row(tmp_path: Path) -> None:
+    searcher = make_searcher(tmp_path)
+    searcher.suggest("a")
+    searcher.suggest("b")
+    searcher.on_trial_complete(
+        "a", {"status": "failed", "reason": "disk full; free some", FATAL: 1}
+    )
+    assert isinstance(searcher.error, UserError) and "disk full" in str(searcher.error)
+    assert searcher.suggest("c") == FrontierSearcher.FINISHED
+    searcher.on_trial_complete("b", {"status": "complete", "top1_val": 0.5})
+    assert [row.status for row in Ledger(tmp_path).rows()] == ["complete"], "b was not to blame"
+    assert not searcher.study.running
+
+
+def test_rows_carry_the_reasons_of_scheduler_and_watchdog(tmp_path: Path) -> None:
+    searcher = make_searcher(tmp_path)
+    for name in "abcd":
+        searcher.suggest(name)
+        searcher.reasons[name] = f"known of {name}"
+    searcher.on_trial_complete("a", error=True)
+    searcher.on_trial_complete("b", {"top1_val": 0.4, "epochs": 3.0})
+    searcher.on_trial_complete("c", {"top1_val": 0.4, "reason": "half the batch"})
+    searcher.on_trial_complete("d", {"status": "failed", "reason": "ValueError"})
+    rows = Ledger(tmp_path).rows()
+    assert [(row.status, row.reason) for row in rows] == [
+        ("failed", "known of a"),
+        ("stopped", "known of b"),
+        ("stopped", "half the batch; known of c"),
+        ("failed", "ValueError"),
+    ]
+    assert (rows[1].top1_val, rows[1].epochs) == (0.4, 3.0), "partial values are kept"
+
+
+def make_worker(
+    monkeypatch: pytest.MonkeyPatch, body: Any, open_workshop: Any = lambda *a: None
+) -> Any:
+    monkeypatch.setattr(worker.cluster, "worker_device", lambda config: "cpu")
+    monkeypatch.setattr(worker.checks, "check_joined", lambda config: None)
+    monkeypatch.setattr(worker.Candidate, "from_config", staticmethod(lambda config: config))
+    made = worker.TrialWorker.__new__(worker.TrialWorker)
+    made.setup({}, object(), object(), open_workshop, body)  # type: ignore[arg-type]
+    return made
+
+
+def test_a_worker_outlives_what_its_trials_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def body(work: Any, candidate: Any) -> Iterator[dict[str, Any]]:
+        yield {"epochs": 0.0}
+        if "error" in candidate:
+            raise candidate["error"]
+        if "end" not in candidate:
+            yield {"status": "complete"}
+
+    actor = make_worker(monkeypatch, body)
+    assert actor.step() == {"epochs": 0.0, "done": False}
+    assert actor.step() == {"status": "complete", "done": True}
+    for config, report in (
+        ({"error": ValueError("no")}, {"reason": "ValueError: no"}),
+        (
+            {"error": UserError("disk full; free some")},
+            {"reason": "disk full; free some", FATAL: True},
+        ),
+        ({"end": True}, {"reason": "the trial ended without a result"}),
+    ):
+        assert actor.reset_config(config)
+        actor.step()
+        assert actor.step() == {"status": "failed", "done": True} | report
+
+
+def test_a_worker_that_cannot_open_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise UserError("no images; name their folder")
+
+    report = make_worker(monkeypatch, None, refuse).step()
+    assert report[FATAL] and report["done"] and "no images" in report["reason"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), trial.torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("x")]
+)
+def test_out_of_memory_is_tried_again_once_with_half_the_batch(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    batches: list[int] = []
+
+    def attempt(work: Any, candidate: Any, recipe: Any, reason: str = "") -> Iterator[dict]:
+        batches.append(recipe.batch)
+        yield {"epochs": 0.0, "reason": reason}
+        if len(batches) <= fails[0]:
+            raise error
+        yield {"status": "complete", "reason": reason}
+
+    monkeypatch.setattr(trial, "_attempt", attempt)
+    recipe = SimpleNamespace(recipe=lambda: trial.Recipe(batch=100))
+    work: Any = SimpleNamespace(config=SimpleNamespace(finetune=recipe), device="cpu")
+    fails = [1]
+    for fails[0], status in ((1, "complete"), (2, "failed")):
+        batches.clear()
+        *_, last = trial.run(work, None)  # type: ignore[arg-type]
+        if isinstance(error, RuntimeError) and "x" in str(error):
+            assert batches == [100] and last["status"] == "failed", "not a matter of memory"
+        else:
+            assert batches == [100, 50] and last["status"] == status
+            assert status == "failed" or "batch 50 instead of 100" in last["reason"]
+
+
+def test_the_watchdog_kills_what_is_late_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
+    now = [0.0]
+    monkeypatch.setattr(watchdog.ray, "kill", killed.append)
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    reasons: dict[str, str] = {}
+    watch = watchdog.Watchdog(10.0, reasons)
+    trials: list[Any] = [
+        SimpleNamespace(
+            trial_id=name,
+            max_failures=1,
+            temporary_state=SimpleNamespace(ray_actor=f"actor {name}"),
+        )
+        for name in ("late", "done", "failed", "retried", "young")
+    ]
+    late, done, failed, retried, young = trials
+    for one in trials[:4]:
+        watch.on_trial_start(0, trials, one)
+    watch.on_trial_complete(0, trials, done)
+    watch.on_trial_error(0, trials, failed)
+    watch.on_trial_recover(0, trials, retried)
+    now[0] = 9.0
+    watch.on_trial_start(0, trials, young)
+    watch.on_trial_start(0, trials, retried)
+    watch.on_step_end(0, trials)
+    assert not killed
+    now[0] = 10.5
+    watch.on_step_end(0, trials)
+    watch.on_step_end(0, trials)
+    assert killed == ["actor late"] and late.max_failures == 0 and young.max_failures == 1
+    assert reasons == {"late": "exceeded search.trial_timeout_s, 10 s"}
 
 
 def of_ray(temp: str) -> list[int]:
