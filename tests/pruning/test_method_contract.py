@@ -15,9 +15,8 @@ from tests.pruning import models
 
 
 @pytest.mark.parametrize("method", methods.names())
-@pytest.mark.parametrize("name", ["digits", "resnet20"])
-def test_registered_methods(method: str, name: str) -> None:
-    check_method(methods.get(method), models.model(name), models.SHAPES[name])
+def test_registered_methods(method: str) -> None:
+    check_method(methods.get(method), models.model("digits"), models.SHAPES["digits"])
 
 
 class Careless(Method):
