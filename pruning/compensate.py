@@ -129,6 +129,8 @@ class _Greedy:
         cross = reader.cross.double()
         variance = reader.sigma.diagonal()[columns].view(units, -1)
         self.alive = (variance > 0).any(1)
+        # the ridge bounds pivots from below; rounding must not take them to zero
+        self.least = float(0.1 * ridge * variance.mean()) + torch.finfo(torch.float32).tiny
         others = torch.from_numpy(np.flatnonzero(reader.unit < 0)).to(sigma.device)
         c, r = sigma[columns][:, columns], cross[:, columns]
         if len(others):
@@ -145,7 +147,7 @@ class _Greedy:
     def gains(self) -> Tensor:
         """tr(R_t C_t⁻¹ R_tᵀ) of every unit t that is left, 0 for the others; [units]."""
         if self.c.shape[1] == 1:  # the same, much quicker
-            pivots = self.flat.diagonal().clamp_min(torch.finfo(self.flat.dtype).tiny)
+            pivots = self.flat.diagonal().clamp_min(self.least)
             return self.r.squeeze(1).square().sum(1) / pivots * self.left
         index = self.left.nonzero().squeeze(1)
         blocks = self.c[index, :, index, :]

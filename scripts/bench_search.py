@@ -188,13 +188,40 @@ class Stopping:
     trials: int
 
 
-def simulate(bench: Bench, steps: Sequence[scheduler.Rung], budget: float, seed: int) -> Stopping:
+class Independent:
+    """In a study's place: random independent widths, and no memory."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench, self.rng, self.finished = bench, np.random.default_rng(seed), 0
+
+    def ask(self) -> Candidate:
+        share = self.rng.uniform(0.1, 1, len(self.bench.graph.groups))
+        widths = tuple(self.bench.lat.snap(self.bench.graph.widths * share).tolist())
+        names = dict.fromkeys(("kind", "source", "method"), "independent")
+        name = str(self.rng.integers(2**60))
+        return Candidate(
+            trial_id=name,
+            arch_hash=name,
+            widths=widths,
+            scalars={},
+            asked_macs=0,
+            params={},
+            **names,
+        )
+
+    def tell(self, trial: str, outcome: Outcome) -> None:
+        self.finished += 1
+
+
+def simulate(
+    bench: Bench, variant: Variant, steps: Sequence[scheduler.Rung], budget: float, seed: int
+) -> Stopping:
     """Four asynchronous workers train until so many epochs are spent; an epoch's time is its MACs'.
 
     A trial costs its epochs and, for cut, repair and scores before them, a tenth of one.
     """
-    noisy, variant = Surface(seed=seed), VARIANTS["default"]
-    study = bench.study(variant, seed, concurrency=4)
+    noisy = Surface(seed=seed)
+    study = bench.study(variant, seed, 4) if variant.sampler else Independent(bench, seed)
     least = bench.cost.macs(bench.lat.low) / bench.cost.base_macs
     halving = scheduler.Halving(steps, Strata(least, 1.0))
     spent, done = 0.0, [(0.0, 0.0)]
@@ -236,60 +263,48 @@ def simulate(bench: Bench, steps: Sequence[scheduler.Rung], budget: float, seed:
     return Stopping(epochs, volume, halving.strata.counts(shares), len(W), study.finished)
 
 
-def early_stopping(bench: Bench, seeds: int) -> None:
-    """Epochs to the hypervolume that 60 whole trainings reach, and MAC bins left empty."""
+def early_stopping(bench: Bench, seeds: int, names: Sequence[str]) -> None:
+    """Epochs to the hypervolume of whole trainings, and MAC bins that these fill and others not."""
     kinds = {
         "off": (),
         "mo-asha": scheduler.rungs(EPOCHS, screen=0),
-        "mo-asha, factor 2": scheduler.rungs(EPOCHS, 2, screen=0),
         "mo-asha, screen 3": scheduler.rungs(EPOCHS, screen=3),
     }
-    runs = {
-        name: [simulate(bench, steps, 600, seed) for seed in range(seeds)]
-        for name, steps in kinds.items()
-    }
-    lines = []
-    grid = np.linspace(0, 600, 601)
-    targets = [run.volume[-1] for run in runs["off"]]
-    for name, results in runs.items():
-        mean = np.mean([_step(r.epochs, r.volume, grid) for r in results], axis=0)
-        whole = np.mean([_step(r.epochs, r.volume, grid) for r in runs["off"]], axis=0)
-        reached = {}
-        for budget in (200, 400, 600):
-            there = mean >= whole[budget]
-            reached[budget] = float(grid[np.argmax(there)]) if there.any() else None
-        empty = [
-            int(((full.counts > 0) & (r.counts == 0)).sum())
-            for full, r in zip(runs["off"], results, strict=True)
-        ]
-        volume = [r.volume[-1] for r in results]
-        trials, complete = (
-            np.mean([getattr(r, k) for r in results]) for k in ("trials", "complete")
-        )
-        emit(
-            "early_stopping",
-            variant=name,
-            seeds=seeds,
-            epochs_to_the_hypervolume_of_whole_trainings=reached,
-            hypervolume_after_600_epochs=[float(np.mean(volume)), float(np.std(volume, ddof=1))],
-            target=float(np.mean(targets)),
-            bins_left_empty=sum(empty),
-            trials=trials,
-            complete=complete,
-        )
-        cells = [reached[b] if reached[b] is not None else "never" for b in reached]
-        spread = f"{np.mean(volume):.4f} ± {np.std(volume, ddof=1):.4f}"
-        lines.append((name, *cells, spread, sum(empty), trials, complete))
-    heads = (
-        *(f"epochs to {b}'s" for b in (200, 400, 600)),
-        "at 600",
-        "bins lost",
-        "trials",
-        "whole",
-    )
-    table(
-        "early stopping: epochs to the hypervolume of whole trainings", ("variant", *heads), lines
-    )
+    budgets, grid, lines = (200, 400, 600), np.arange(601.0), []
+    for proposal in names:
+        whole: list[Stopping] = []
+        for kind, steps in kinds.items():
+            runs = [simulate(bench, VARIANTS[proposal], steps, 600, s) for s in range(seeds)]
+            whole = whole or runs
+            target, mean = (
+                np.mean([_step(r.epochs, r.volume, grid) for r in these], axis=0)
+                for these in (whole, runs)
+            )
+            there = [mean >= target[budget] for budget in budgets]
+            reached = [float(grid[np.argmax(t)]) if t.any() else None for t in there]
+            pairs = zip(whole, runs, strict=True)
+            empty = sum(int(((full.counts > 0) & (r.counts == 0)).sum()) for full, r in pairs)
+            last = np.array([r.volume[-1] for r in runs])
+            trials, complete = np.mean([(r.trials, r.complete) for r in runs], axis=0)
+            emit(
+                "early_stopping",
+                proposals=proposal,
+                stopping=kind,
+                seeds=seeds,
+                epochs_to_the_hypervolume_of_whole_trainings=dict(
+                    zip(budgets, reached, strict=True)
+                ),
+                hypervolume_after_600_epochs=[last.mean(), last.std(ddof=1)],
+                bins_left_empty=empty,
+                trials=trials,
+                complete=complete,
+            )
+            cells = ["never" if epochs is None else epochs for epochs in reached]
+            spread = f"{last.mean():.4f} ± {last.std(ddof=1):.4f}"
+            lines.append((proposal, kind, *cells, spread, empty, trials, complete))
+    heads = ("proposals", "stopping", *(f"as {b} whole" for b in budgets), "at 600", "bins lost")
+    title = "epochs to the hypervolume that whole trainings have after 200, 400 and 600"
+    table(title, (*heads, "trials", "complete"), lines)
 
 
 def controller(trials: int = 1000, timed: int = 60) -> None:
@@ -377,7 +392,7 @@ def main() -> None:
         if options.plot:
             plot(volumes, options.plot)
     if "early-stopping" in options.only:
-        early_stopping(bench, seeds)
+        early_stopping(bench, seeds, ("independent", "default"))
     if "controller" in options.only:
         controller()
 

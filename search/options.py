@@ -63,8 +63,11 @@ class SearchConfig:
             one-shot allocation (true or false).
         stratify: Aim some proposals at the part of the MAC range with the fewest trials (true or
             false).
-        early_stopping: off, or mo-asha (stop what non-dominated sorting ranks low at a rung).
-        screen: Proposals scored without fine-tuning for each one that is fine-tuned; 0 is off.
+        early_stopping: off, or mo-asha: after a ninth and a third of the epochs, one trial of three
+            goes on among those of about the same MACs, by non-dominated sorting. Stopped trials
+            count as trials: ask for about three times as many.
+        screen: With mo-asha, also one of so many goes on before any fine-tuning, by its accuracy
+            after repair; 0 is off. Only of use where that is well above chance (see repair).
         final_seeds: How often each member of the frontier is trained anew at the end, for the mean
             and std of its test accuracy; 0 keeps the weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.
