@@ -154,7 +154,10 @@ def train_all(
         actor, (row, k) = running.pop(done[0])
         try:
             ray.get(done[0])
-            idle.append(actor)
+            if queue:
+                idle.append(actor)
+            else:  # its share may be what another waits for, where a node was lost or is to come
+                ray.kill(actor)
         except ray.exceptions.RayError as error:
             tries[row.trial_id, k] += 1
             died = isinstance(error, ray.exceptions.RayActorError)
@@ -163,7 +166,8 @@ def train_all(
             else:
                 say(f"{row.trial_id}: final training {k} failed ({_line(error)})")
             ray.kill(actor)
-            idle.append(make.remote(config, shared))
+            if queue:
+                idle.append(make.remote(config, shared))
         if time.monotonic() - told > SAY_EVERY:
             told = time.monotonic()
             say(f"{len(jobs) - len(queue) - len(running)} of {len(jobs)} final trainings done")

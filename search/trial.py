@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -150,10 +151,11 @@ def _attempt(
         return
     if epochs:
         yield report | {"wall_s": time.perf_counter() - began}
-        for epoch in finetune(model, work.train, recipe, seed=seed, teacher=work.model):
+        passes = finetune(model, work.train, recipe, seed=seed, teacher=work.model)
+        for i, epoch in enumerate(passes, start=1):
             report["finetune_s"] += epoch.seconds
             report |= {"epochs": epoch.epoch, "top1_val": work.score(model)}
-            if epoch.epoch < epochs:
+            if i < math.ceil(epochs):  # the last one reports below, with its status
                 yield report | {"wall_s": time.perf_counter() - began}
     place = uri.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
     report["checkpoint"] = save(work, model, widths, place, top1_val=report["top1_val"])

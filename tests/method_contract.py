@@ -97,7 +97,7 @@ def check_select(
     for group, units, width in zip(graph.groups, keep, widths, strict=True):
         assert len(units) * group.granularity == width, group.name
         assert (np.diff(units) > 0).all(), f"{group.name}: sorted, each once"
-        assert 0 <= units[0], group.name
+        assert units[0] >= 0, group.name
         assert units[-1] < group.units, group.name
     slim = cut(model, graph, keep)
     method.repair(slim, model, graph, state, keep)

@@ -74,7 +74,8 @@ def test_rows_are_honest(finished: Path) -> None:
     assert (base.top1_val, base.epochs) == (record["base_top1_val"], 0.0)
     slim = [row for row in rows if row is not base]
     assert {row.status for row in rows} == {"complete"}
-    assert all(row.epochs == 0.5 and row.finetune_s > 0 for row in slim)
+    assert all(row.epochs == pytest.approx(0.5, abs=0.05) for row in slim), "whole steps"
+    assert all(row.finetune_s > 0 for row in slim)
     assert all(row.macs <= row.proposal["asked_macs"] for row in rows)
     assert len({row.arch_hash for row in rows}) == len(rows)
 
