@@ -51,6 +51,7 @@ from search.watchdog import Watchdog
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the ledger has the reason
 RETRIES = 2  # of a trial whose worker died; the next death is a failed row
 
 

@@ -10,10 +10,12 @@ Schmucker et al., Multi-objective asynchronous successive halving (2021).
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from search.searcher import AGAIN
 from search.strata import Strata
 from search.study import Study
 
+ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
 FACTOR = 3.0  # of the rungs after training has begun
 
 
@@ -127,10 +130,10 @@ class FrontierScheduler(FIFOScheduler):
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
         """Called before the searcher hears of it, which is told that and not why.
 
-        A worker that dies as it is handed its next trial counts twice with Tune, which then fails
-        the trial though it has tries left.
+        One death can count several times with Tune, which then fails the trial though it has tries
+        left.
         """
-        if trial.should_recover():
+        if trial.should_recover() or 0 < deaths(trial) < trial.num_failures:
             self.reasons.setdefault(trial.trial_id, AGAIN)
         elif not self.reasons.get(trial.trial_id):
             self.reasons[trial.trial_id] = f"the trial's worker failed: {error_line(trial)}"
@@ -149,12 +152,26 @@ def make(
     return FrontierScheduler(halving, study.cost, reasons)
 
 
+def deaths(trial: Trial) -> int:
+    """How often a trial's worker died: failures in quick succession are one; 0 if unknown."""
+    times = re.findall(r"Failure # \d+ \(occurred at ([\d_-]+)\)", _failures(trial))
+    try:
+        found = [datetime.strptime(time, "%Y-%m-%d_%H-%M-%S") for time in times]
+    except ValueError:
+        return 0
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(found)]
+    return bool(found) + sum(gap > ONE_DEATH_S for gap in gaps)
+
+
 def error_line(trial: Trial) -> str:
     """The last failure of a trial in one line, from the text that Tune keeps of it."""
-    try:
-        text = Path(trial.error_file).read_text(errors="replace")
-    except (OSError, TypeError):
-        return "see its log"
-    last = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:]]
+    last = [line.strip() for line in _failures(trial).rpartition("Failure # ")[2].splitlines()[1:]]
     raised = [line for line in last if re.match(r"(\w+\.)*\w+(Error|Exception): ", line)]
     return next(iter([*reversed(raised), *filter(None, last)]), "see its log")
+
+
+def _failures(trial: Trial) -> str:
+    try:
+        return Path(trial.error_file).read_text(errors="replace")
+    except (OSError, TypeError):
+        return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -15,6 +15,7 @@ from search.ledger import STATUSES
 from search.study import Study
 
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
+AGAINS = 2  # how often at most
 AGAIN = ""  # a reason: the worker failed, the trial is to be tried again
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
 
@@ -39,6 +40,7 @@ class FrontierSearcher(Searcher):
         self.exhausted = False
         self.reasons: dict[str, str] = {}
         self._trials: dict[str, str] = {}  # Tune's trial id -> ours
+        self._agains: Counter[str] = Counter()
         self._again: deque[str] = deque()  # of ours, running for the study, for Tune no more
 
     def suggest(self, trial_id: str) -> Any:
@@ -69,7 +71,8 @@ class FrontierSearcher(Searcher):
         known = self.reasons.pop(trial_id, None)
         if ours not in self.study.running:
             return
-        if error and known == AGAIN:
+        if error and known == AGAIN and self._agains[ours] < AGAINS:
+            self._agains[ours] += 1
             self._again.append(ours)
             return
         if result is not None and result.get(FATAL):

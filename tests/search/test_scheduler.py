@@ -12,7 +12,7 @@ from search import pareto
 from search.candidate import Outcome
 from search.ledger import Ledger, Row
 from search.options import SearchConfig
-from search.scheduler import FrontierScheduler, Halving, Rung, error_line, make, rungs
+from search.scheduler import FrontierScheduler, Halving, Rung, deaths, error_line, make, rungs
 from search.space import WidthProposal
 from search.strata import Strata
 from search.study import Study
@@ -92,7 +92,11 @@ def test_neither_end_nor_any_stratum_is_starved():
 
 def tune_trial(tmp_path: Path, number: int = 0) -> SimpleNamespace:
     return SimpleNamespace(
-        trial_id=f"tune{number}", config={"trial_id": f"{number:05d}-x"}, error_file=None
+        trial_id=f"tune{number}",
+        config={"trial_id": f"{number:05d}-x"},
+        error_file=None,
+        should_recover=lambda: False,
+        num_failures=1,
     )
 
 
@@ -153,6 +157,16 @@ def test_a_resumed_search_knows_rung_zero(tmp_path):
     for row in again.rows:  # a twin that scores less than each of them, at the same MACs
         share = row.macs / study.cost.base_macs
         assert scheduler.halving.judge("twin " + row.trial_id, 0, share, 0.0)
+
+
+def test_a_death_that_counts_twice_is_one(tmp_path):
+    trial = tune_trial(tmp_path)
+    trial.error_file = str(tmp_path / "error.txt")
+    seconds = ("01", "01", "30", "31")
+    lines = [f"Failure # {i} (occurred at 2026-01-02_03-04-{s})\nx" for i, s in enumerate(seconds)]
+    Path(trial.error_file).write_text("\n".join(lines))
+    assert deaths(trial) == 2
+    assert deaths(tune_trial(tmp_path)) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 
 import pytest
-import ray
 from optuna.trial import TrialState
 from ray import tune
 
@@ -40,20 +38,6 @@ def give_up(trial_id: str, result: dict) -> bool:
     return bool(result.get("give_up"))
 
 
-@pytest.fixture(scope="module")
-def local_ray(tmp_path_factory):
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=str(tmp_path_factory.mktemp("ray")),
-    )
-    yield
-    ray.shutdown()
-
-
 def fit(searcher: FrontierSearcher, folder) -> None:
     tune.Tuner(
         trainable,
@@ -64,7 +48,7 @@ def fit(searcher: FrontierSearcher, folder) -> None:
     ).fit()
 
 
-def test_tune_runs_the_budget_and_every_end_is_a_row(local_ray, tmp_path):
+def test_tune_runs_the_budget_and_every_end_is_a_row(ray_local, tmp_path):
     searcher = FrontierSearcher(make_study(tmp_path / "run"), budget=8)
     fit(searcher, tmp_path / "first")
     study = searcher.study
