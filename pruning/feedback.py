@@ -4,7 +4,7 @@ The whole and the cut network run side by side over a few images, operation by o
 convolution and linear layer of the cut one is refitted by least squares, on what the *cut* network
 hands it, to what the whole network computes. Where its output is added to a stream, the target
 carries the error that the stream has collected so far: each layer undoes what it can of what its
-predecessors got wrong. Where a ReLU follows, errors that it hides do not count. Ours (METHODS 7).
+predecessors got wrong. Where a ReLU follows, errors that it hides do not count. Ours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gain-curve allocation: channels go where they explain most of what is read, per MAC (ours).
 
 CaP's greedy order gives, for every group, the share of its readers' outputs that each further
-channel explains (METHODS 6). A reader counts by what its output weighs in the stream it joins: the
+channel explains. A reader counts by what its output weighs in the stream it joins: the
 sum of the squared scales of the BN after it, or its output's own variance without one. One pass
 gives nested widths for every MAC target, and no accuracy is ever looked at.
 """

@@ -28,7 +28,7 @@ def taylor_ranks(model: nn.Module, graph: ChannelGraph, batches: Batches) -> np.
     l_0 … l_m write a group, S = Σ_j max(1, j)/max(1, m) · S_{l_j}, in execution order: deeper
     blocks weigh more. Evaluation mode; the model is left as it was.
 
-    Source: the released code of Balanced (arXiv 2010.06821), parts 1 and 2 of METHODS section 2.
+    Source: the released code of Balanced (arXiv 2010.06821): its scores and shortcut groups.
     """
     writers = _writers(graph)
     state = dict(model.named_parameters())

@@ -15,7 +15,7 @@ from pruning.methods.base import Method, Problem, State
 
 
 class GainCurve(Method):
-    """Channels go where each explains most of its readers' outputs per MAC (METHODS 6).
+    """Channels go where each explains most of its readers' outputs per MAC.
 
     Per group CaP's greedy order on the covariances of the whole network; gains weighted by the
     squared BN scales of the readers; the largest quotient gain/MACs first until the MACs are spent.
