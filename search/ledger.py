@@ -178,8 +178,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 
 def read_table(uri: str | os.PathLike[str]) -> pa.Table:
     """The table that `Ledger.compact` wrote for the run at `uri`."""
-    data = storage.read_bytes(storage.open_uri(uri) / "trials.parquet")
-    return pq.read_table(pa.BufferReader(data))
+    return storage.read_parquet(storage.open_uri(uri) / "trials.parquet")
 
 
 def _read(location: storage.Location) -> Row | None:

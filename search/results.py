@@ -99,10 +99,9 @@ def so_far(rows: Sequence[Row]) -> list[Point]:
 def read_table(location: storage.Location) -> Any:
     """pyarrow.Table of a parquet file of the run; UserError if it is damaged."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(pa.BufferReader(storage.read_bytes(location)))
+        return storage.read_parquet(location)
     except (OSError, pa.ArrowInvalid):
         raise UserError(
             f"{location} is damaged; delete it and repeat the search's command to write it again"

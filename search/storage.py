@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from pruning import uri
@@ -64,6 +66,12 @@ def read_bytes(location: Location) -> bytes:
         location.filesystem.open_input_stream(location.path) as stream,
     ):
         return bytes(stream.read())
+
+
+def read_parquet(location: Location) -> pa.Table:
+    """A Parquet table; FileNotFoundError where there is none, ArrowInvalid if it is damaged."""
+    # read by this thread alone: a short process could otherwise abort in pyarrow's pool at its end
+    return pq.ParquetFile(pa.BufferReader(read_bytes(location))).read(use_threads=False)
 
 
 def exists(location: Location) -> bool:
