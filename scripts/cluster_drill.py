@@ -95,16 +95,16 @@ def loss() -> None:
         d.start_worker("two")
         wait_nodes(d, 3)
         running = d.start(submit_line(d, out, flags), "loss.log")
-        wait(lambda: len(rows(out)) >= 3, 900, "the third trial")
+        wait(lambda: len(rows(out)) >= 3, 1800, "the third trial")
         killed = d.kill("two")
         claim("a worker node is killed in mid-run", killed > 0, f"{killed} processes")
-        claim("the search ends", running.wait(1800) == 0)
+        claim("the search ends", running.wait(3600) == 0)
         complete(out, 10)
         before = {path.name: path.read_bytes() for path in (out / "trials").iterdir()}
 
         more = ["--trials=16", *flags[1:]]
         running = d.start(submit_line(d, out, more), "loss.log")
-        wait(lambda: len(rows(out)) >= 12, 900, "the twelfth trial")
+        wait(lambda: len(rows(out)) >= 12, 1800, "the twelfth trial")
         d.kill()
         running.wait(60)
         claim("the head is killed with the driver", len(rows(out)) < 16, f"{len(rows(out))} trials")

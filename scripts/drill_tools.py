@@ -154,7 +154,7 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def wait(ready: Callable[[], bool], seconds: float = 300, what: str = "the cluster") -> None:
+def wait(ready: Callable[[], bool], seconds: float = 900, what: str = "the cluster") -> None:
     """Poll until `ready`; RuntimeError after `seconds`."""
     began = time.monotonic()
     while not ready():
