@@ -80,7 +80,10 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended. Accuracies are fractions, times in s; widths and costs as achieved."""
+    """How a trial ended. Accuracies are fractions, times in s; widths and costs as achieved.
+
+    curve: top-1 on val after each epoch.
+    """
 
     status: Status
     reason: str = ""
@@ -88,6 +91,7 @@ class Outcome:
     top1_pruned: float | None = None
     top1_recalibrated: float | None = None
     top1_val: float | None = None
+    curve: tuple[float, ...] = ()
     epochs: float = 0.0
     seed: int = 0
     prune_s: float = 0.0

@@ -36,6 +36,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("top1_pruned", pa.float64(), "fraction, validation split"),
     ("top1_recalibrated", pa.float64(), "fraction, validation split"),
     ("top1_val", pa.float64(), "fraction, validation split"),
+    ("curve", pa.list_(pa.float64()), "fraction, validation split, after each epoch"),
     ("epochs", pa.float64(), "epochs of fine-tuning"),
     ("status", pa.string(), " | ".join(STATUSES)),
     ("reason", pa.string(), ""),
@@ -55,6 +56,7 @@ SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t
 class Row:
     """One finished trial. Accuracies are fractions or None; times in seconds; `macs` achieved.
 
+    `curve` is top-1 on val after each epoch; the last epoch can be a part of one.
     `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
     asked_macs. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
     """
@@ -69,6 +71,7 @@ class Row:
     top1_pruned: float | None = None
     top1_recalibrated: float | None = None
     top1_val: float | None = None
+    curve: tuple[float, ...] = ()
     epochs: float = 0.0
     status: Status
     reason: str = ""
@@ -94,7 +97,7 @@ class Row:
         """Parse and check one row; ValueError says what is wrong with it."""
         data = json.loads(text)
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(data, dict) or set(data) != names:
+        if not isinstance(data, dict) or set(data) | {"curve"} != names:
             raise ValueError("not a ledger row: columns differ")
         if data["status"] not in STATUSES:
             raise ValueError(f"unknown status {data['status']!r}")
@@ -104,6 +107,9 @@ class Row:
         if not isinstance(data["proposal"], dict) or not isinstance(data["widths"], list):
             raise ValueError("not a ledger row: proposal or widths of another type")
         data["widths"] = tuple(int(w) for w in data["widths"])
+        data["curve"] = tuple(float(v) for v in data.get("curve", ()))  # version 0.1.0 had none
+        if not all(math.isfinite(v) for v in data["curve"]):
+            raise ValueError("curve is not finite")
         row = cls(**data)
         _ = row.number, _timestamp(row.started_at)  # both must parse
         return row

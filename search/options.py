@@ -116,8 +116,8 @@ class ResourceConfig:
             gpus_per_trial.
         address: Ray address (HOST:PORT, or auto for a cluster that is up); null starts Ray on this
             machine, and joins the cluster inside a Ray job.
-        storage_path: Folder or URI that every node reaches, for Ray's own files; null is a folder
-            inside RUN.
+        storage_path: Folder or URI for Ray Tune's own logs, TensorBoard's event files among them;
+            null keeps none.
     """
 
     gpus_per_trial: float | None = None

@@ -283,7 +283,7 @@ def _tune(
                 trial_dirname_creator=worker.trial_name,
             ),
             run_config=RunConfig(
-                name="tune",
+                name=os.path.basename(config.out.rstrip("/")) or "tune",
                 storage_path=config.resources.storage_path or scratch,
                 callbacks=[progress, *watch],
                 failure_config=FailureConfig(max_failures=RETRIES),

@@ -66,13 +66,15 @@ class Halving:
         self._scores: list[dict[str, tuple[float, float]]] = [{} for _ in self.steps]
 
     def learn(self, rows: Iterable[Row], base_macs: int) -> None:
-        """Fill rung 0 from an earlier session's rows; what happened in between is not in them."""
-        if not self.steps or self.steps[0].epochs > 0:
-            return
+        """Fill the rungs from an earlier session's rows."""
         for row in rows:
-            trained = row.status == "stopped" or row.epochs > 0
-            if trained and row.top1_recalibrated is not None:
-                self._scores[0][row.trial_id] = row.macs / base_macs, row.top1_recalibrated
+            if row.top1_recalibrated is None or (row.status != "stopped" and not row.epochs):
+                continue
+            share = row.macs / base_macs
+            for step, scores in zip(self.steps, self._scores, strict=True):
+                seen = (row.top1_recalibrated, *row.curve)
+                if step.epochs < len(seen):
+                    scores[row.trial_id] = share, seen[int(step.epochs)]
 
     def judge(self, trial: str, epochs: float, share: float, top1: float) -> str | None:
         """Record a report; None where the trial goes on, else the reason why it does not.

@@ -102,6 +102,7 @@ def outcome_of(result: Mapping[str, Any], error: bool = False) -> Outcome:
     known = {name: result[name] for name in _OUTCOME if result.get(name) is not None}
     if "widths" in known:
         known["widths"] = tuple(int(w) for w in known["widths"])
+    known["curve"] = tuple(float(v) for v in known.get("curve", ()))
     status = result.get("status", "stopped")
     reason = str(result.get("reason") or "")
     if error:

@@ -200,6 +200,8 @@ class Study:
         for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
             if values[name] is not None and not math.isfinite(values[name]):
                 values[name] = None
+        if not all(math.isfinite(v) for v in outcome.curve):
+            values["curve"] = ()
         widths = np.array(outcome.widths or candidate.widths or (), dtype=np.int64)
         if outcome.status == "complete" and (values["top1_val"] is None or not widths.size):
             values |= {"status": "failed", "reason": "no finite accuracy or no widths reported"}

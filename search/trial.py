@@ -144,7 +144,7 @@ def _attempt(
         recalibrated = work.score(model)
         report |= {"top1_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
         report |= {"top1_recalibrated": recalibrated, "top1_val": recalibrated}
-    report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0}
+    report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0, "curve": []}
     if work.limit and (slow := work.limit.violation(model)):
         spent = time.perf_counter() - began
         yield report | {"status": "infeasible", "reason": slow, "wall_s": spent}
@@ -155,6 +155,7 @@ def _attempt(
         for i, epoch in enumerate(passes, start=1):
             report["finetune_s"] += epoch.seconds
             report |= {"epochs": epoch.epoch, "top1_val": work.score(model)}
+            report["curve"] = [*report["curve"], report["top1_val"]]
             if i < math.ceil(epochs):  # the last one reports below, with its status
                 yield report | {"wall_s": time.perf_counter() - began}
     place = uri.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")

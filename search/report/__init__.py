@@ -37,6 +37,7 @@ def render(run: Results) -> str:
         "methods": charts.methods(run),
         "importance": charts.importance(weights),
         "stages": charts.stages(run),
+        "curves": charts.curves(run),
     }
     template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(

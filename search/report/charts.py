@@ -153,16 +153,27 @@ def stages(run: Results) -> Figure:
     rows = [row for row in run.complete if row.top1_pruned is not None]
     if not rows:
         return {}
-    chosen = [row for row in rows if row.trial_id in members]
-    others = [row for row in rows if row.trial_id not in members]
-    data = [_slopes(others, "other trials", GREY, 0.45), _slopes(chosen, "frontier", BLUE, 0.9)]
+    accuracies = [(row.top1_pruned, row.top1_recalibrated, row.top1_val) for row in rows]
     return {
-        "data": [trace for trace in data if trace["x"]],
+        "data": _slopes(rows, accuracies, [STAGES] * len(rows), members),
         "layout": layout(
             "stage of a trial",
             "top-1 on val [%]",
             xaxis={"type": "category", "range": [-0.15, 2.15]},
         ),
+    }
+
+
+def curves(run: Results) -> Figure:
+    """Each trial's accuracy after every epoch of its fine-tuning, those stopped early included."""
+    members = {point["trial_id"] for point in run.points if "trial_id" in point}
+    rows = [row for row in run.rows if row.curve]
+    if not rows:
+        return {}
+    epochs = [[*range(len(row.curve)), row.epochs] for row in rows]
+    return {
+        "data": _slopes(rows, [(r.top1_recalibrated, *r.curve) for r in rows], epochs, members),
+        "layout": layout("fine-tuning [epochs]", "top-1 on val [%]"),
     }
 
 
@@ -173,13 +184,24 @@ def strata(run: Results) -> Strata:
     return Strata(min(*shares, 0.99), max(*shares, 1.0))
 
 
-def _slopes(rows: Sequence[Row], name: str, colour: str, opacity: float) -> Figure:
-    curves = [
-        [None if v is None else 100 * v for v in (r.top1_pruned, r.top1_recalibrated, r.top1_val)]
-        for r in rows
-    ]
-    labels = [f"{escape(row.trial_id)}, {human(row.macs)} MACs" for row in rows]
-    return slopes(curves, STAGES, labels, name, colour, opacity)
+def _slopes(
+    rows: Sequence[Row],
+    accuracies: Sequence[Sequence[float | None]],
+    places: Sequence[Sequence[str] | Sequence[float]],
+    members: set[str],
+) -> list[Figure]:
+    """A trace of the trials that are not on the frontier, and one of its members."""
+    found = []
+    for name, colour, opacity, inside in (
+        ("other trials", GREY, 0.45, False),
+        ("frontier", BLUE, 0.9, True),
+    ):
+        mine = [i for i, row in enumerate(rows) if (row.trial_id in members) == inside]
+        if mine:
+            ys = [[None if v is None else 100 * v for v in accuracies[i]] for i in mine]
+            labels = [f"{escape(rows[i].trial_id)}, {human(rows[i].macs)} MACs" for i in mine]
+            found.append(slopes(ys, [places[i] for i in mine], labels, name, colour, opacity))
+    return found
 
 
 def _ran(run: Results) -> list[Row]:

@@ -59,20 +59,20 @@ def line(
 
 def slopes(
     curves: Sequence[Sequence[float | None]],
-    names: Sequence[str],
+    places: Sequence[Sequence[str] | Sequence[float]],
     labels: Sequence[str],
     name: str,
     colour: str,
     opacity: float,
 ) -> Figure:
-    """Many lines over the same categories in one trace; `labels` (escaped) one for each line."""
-    x: list[str | None] = []
+    """Many lines in one trace; places: the x values of each, labels (escaped): one for each."""
+    x: list[str | float | None] = []
     y: list[float | None] = []
     text: list[str] = []
-    for curve, label in zip(curves, labels, strict=True):
-        x += [*names, None]
+    for curve, place, label in zip(curves, places, labels, strict=True):
+        x += [*place, None]
         y += [*curve, None]
-        text += [label] * (len(names) + 1)
+        text += [label] * (len(curve) + 1)
     return {
         "type": "scatter",
         "mode": "lines+markers",

@@ -54,6 +54,7 @@ def make_rows(count: int, seed: int = 0, methods: Iterable[str] = ("uniform", "p
                 top1_pruned=0.1,
                 top1_recalibrated=0.5 * top1,
                 top1_val=top1,
+                curve=(0.9 * top1, top1),
                 epochs=2.0,
                 status="complete",
                 wall_s=5.0,

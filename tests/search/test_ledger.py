@@ -106,8 +106,8 @@ def test_table_has_the_contract_s_columns_and_types(ledger):
         table.column_names
         == (
             "trial_id arch_hash method proposal widths macs params top1_pruned top1_recalibrated "
-            "top1_val epochs status reason seed prune_s finetune_s wall_s host device checkpoint "
-            "started_at"
+            "top1_val curve epochs status reason seed prune_s finetune_s wall_s host device "
+            "checkpoint started_at"
         ).split()
     )
     assert table.schema.field("widths").type == pa.list_(pa.int32())

@@ -73,7 +73,9 @@ def test_figures_are_valid_plotly(run: Path) -> None:
     """plotly.py knows every property of plotly.js, and refuses others."""
     go = pytest.importorskip("plotly.graph_objects")
     found = figures_of((run / "report.html").read_text(encoding="utf-8"))
-    assert set(found) == {"frontier", "progress", "widths", "methods", "importance", "stages"}
+    assert set(found) == {
+        *("frontier", "progress", "widths", "methods", "importance", "stages", "curves")
+    }
     for chart in found.values():
         for figure in [chart] if "data" in chart else chart.values():
             assert figure["data"]
@@ -227,7 +229,7 @@ def colours(page: Any, selector: str) -> int:
 def test_every_chart_is_drawn(browser: Any, run: Path) -> None:
     page = opened(browser, run / "report.html")
     charts = page.locator("[data-plot]")
-    assert charts.count() == 6
+    assert charts.count() == 7
     for i in range(6):
         name = charts.nth(i).get_attribute("data-plot")
         assert colours(page, f"[data-plot={name}] .plot") > 20, f"{name} is blank"

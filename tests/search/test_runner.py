@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -44,9 +46,9 @@ def quiet() -> Console:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    runner.run(quick(out), quiet())
-    return out
+    folder = tmp_path_factory.mktemp("runs")
+    runner.run(quick(folder / "run", f"--resources.storage_path={folder}/logs"), quiet())
+    return folder / "run"
 
 
 def test_every_file_of_the_contract(finished: Path) -> None:
@@ -67,6 +69,27 @@ def test_every_file_of_the_contract(finished: Path) -> None:
     assert means == sorted(means), "no point of the frontier is dominated"
 
 
+def test_tensorboard_shows_the_trials(finished: Path) -> None:
+    """Ray's own logger writes them; what TensorBoard would draw is what the ledger has."""
+    logs = finished.parent / "logs" / "run"
+    for row in Ledger(finished).rows():
+        (events,) = (logs / row.trial_id).glob("events.out.tfevents.*")
+        values = [v for v in scalars(events) if v.tag == "ray/tune/top1_val"]
+        assert values[-1].simple_value == pytest.approx(row.top1_val, abs=1e-6)
+
+
+def scalars(events: Path) -> list[Any]:
+    """Values in a file of TensorBoard's: records of length, checksum, message, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, found = events.read_bytes(), []
+    while data:
+        (length,) = struct.unpack_from("<Q", data)
+        found += Event.FromString(data[12 : 12 + length]).summary.value
+        data = data[16 + length :]
+    return found
+
+
 def test_rows_are_honest(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     rows = Ledger(finished).rows()
@@ -76,6 +99,8 @@ def test_rows_are_honest(finished: Path) -> None:
     assert {row.status for row in rows} == {"complete"}
     assert all(row.epochs == pytest.approx(0.5, abs=0.05) for row in slim), "whole steps"
     assert all(row.finetune_s > 0 for row in slim)
+    assert all(row.curve == (row.top1_val,) for row in slim), "half an epoch is one report"
+    assert base.curve == ()
     assert all(row.macs <= row.proposal["asked_macs"] for row in rows)
     assert len({row.arch_hash for row in rows}) == len(rows)
 

@@ -211,3 +211,35 @@ def test_rows_of_another_kind_are_not_rung_zero():
     ]
     halving.learn(rows, 100)
     assert halving._scores[0] == {}
+
+
+def test_earlier_sessions_fill_every_rung():
+    """What reports said is in the rows: judged again, a trial has its place already."""
+    before, after = Halving(rungs(9), STRATA), Halving(rungs(9), STRATA)
+    common = {"arch_hash": "x", "method": "uniform", "proposal": {}, "widths": (), "params": 1}
+    rng, rows = np.random.default_rng(0), []
+    for number in range(30):
+        macs, curve = int(rng.integers(5, 100)), rng.random(10)
+        reported = []
+        for epochs, top1 in enumerate(curve[:9]):
+            reported.append(float(top1))
+            if before.judge(f"{number}-a", float(epochs), macs / 100, float(top1)):
+                status = "stopped"
+                break
+        else:
+            reported, status = curve.tolist(), "complete"
+        first, *rest = reported
+        rows.append(
+            Row(
+                trial_id=f"{number}-a",
+                macs=macs,
+                status=status,
+                top1_recalibrated=first,
+                curve=tuple(rest),
+                epochs=float(len(rest)),
+                **common,
+            )
+        )
+    after.learn(rows, 100)
+    assert after._scores == before._scores
+    assert all(before._scores), "every rung was reached"
