@@ -64,7 +64,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         shown.add_column(column, justify="right")
     for row in rows:
         shown.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(shown)
+    console = Console()
+    if not console.is_terminal:  # a file has room for every column
+        console = Console(width=200)
+    console.print(shown)
 
 
 def _processor() -> str:

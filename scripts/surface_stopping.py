@@ -1,0 +1,152 @@
+"""Epochs with and without early stopping, on the surface's learning curves."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from benchmark import emit, table
+from numpy.typing import NDArray
+from surface import EPOCHS, Surface
+from surface_search import Array, Bench, Variant, outcome_of
+
+from search import scheduler
+from search.candidate import Candidate, Outcome
+from search.strata import Strata
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What the simulated workers ended with: epochs spent and hypervolume after each complete row,
+    and the MAC bins of complete rows."""
+
+    epochs: Array
+    volume: Array
+    counts: NDArray[np.int64]
+    complete: int
+    trials: int
+
+
+class Independent:
+    """In a study's place: random independent widths, and no memory."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench, self.rng, self.finished = bench, np.random.default_rng(seed), 0
+
+    def ask(self) -> Candidate:
+        share = self.rng.uniform(0.1, 1, len(self.bench.graph.groups))
+        widths = tuple(self.bench.lat.snap(self.bench.graph.widths * share).tolist())
+        names = dict.fromkeys(("kind", "source", "method"), "independent")
+        name = str(self.rng.integers(2**60))
+        return Candidate(
+            trial_id=name,
+            arch_hash=name,
+            widths=widths,
+            scalars={},
+            asked_macs=0,
+            params={},
+            **names,
+        )
+
+    def tell(self, trial: str, outcome: Outcome) -> None:
+        self.finished += 1
+
+
+def simulate(
+    bench: Bench, variant: Variant, steps: Sequence[scheduler.Rung], budget: float, seed: int
+) -> Stopping:
+    """Four asynchronous workers train until so many epochs are spent; an epoch's time is its MACs'.
+
+    A trial costs its epochs and, for cut, repair and scores before them, a tenth of one.
+    """
+    noisy = Surface(seed=seed)
+    study = bench.study(variant, seed, 4) if variant.sampler else Independent(bench, seed)
+    least = bench.cost.macs(bench.lat.low) / bench.cost.base_macs
+    halving = scheduler.Halving(steps, Strata(least, 1.0))
+    spent, done = 0.0, [(0.0, 0.0)]
+    W, top1 = [], []
+    queue: list[tuple[float, int, Candidate, int, Array]] = []
+    order = 0
+
+    def begin(now: float) -> None:
+        nonlocal order
+        if (candidate := study.ask()) is not None:
+            order += 1
+            curve = noisy.curve(candidate.widths or ())
+            heapq.heappush(queue, (now, order, candidate, 0, curve))
+
+    for _ in range(4):
+        begin(0.0)
+    while queue:
+        now, number, candidate, epoch, curve = heapq.heappop(queue)
+        widths = np.array(candidate.widths)
+        share = float(bench.cost.macs(widths)) / bench.cost.base_macs
+        spent += 0.1 if epoch == 0 else 1
+        whole = share == 1
+        if epoch == EPOCHS or whole:
+            W.append(widths)
+            top1.append(curve[-1])
+            study.tell(candidate.trial_id, outcome_of(candidate, curve, epoch))
+            done.append((spent, bench.volume(np.array(W), np.array(top1))))
+        elif halving.judge(candidate.trial_id, epoch, share, curve[epoch]):
+            study.tell(
+                candidate.trial_id, replace(outcome_of(candidate, curve, epoch), status="stopped")
+            )
+        else:
+            heapq.heappush(queue, (now + 0.1 + share, number, candidate, epoch + 1, curve))
+            continue
+        if spent < budget:
+            begin(now)
+    shares = bench.cost.macs(np.array(W)) / bench.cost.base_macs
+    epochs, volume = np.array(done).T
+    return Stopping(epochs, volume, halving.strata.counts(shares), len(W), study.finished)
+
+
+def early_stopping(bench: Bench, seeds: int, variants: Mapping[str, Variant]) -> None:
+    """Epochs to the hypervolume of whole trainings, and MAC bins that these fill and others not."""
+    kinds = {
+        "off": (),
+        "mo-asha": scheduler.rungs(EPOCHS, screen=0),
+        "mo-asha, screen 3": scheduler.rungs(EPOCHS, screen=3),
+    }
+    budgets, grid, lines = (200, 400, 600), np.arange(601.0), []
+    for proposal, variant in variants.items():
+        whole: list[Stopping] = []
+        for kind, steps in kinds.items():
+            runs = [simulate(bench, variant, steps, 600, s) for s in range(seeds)]
+            whole = whole or runs
+            target, mean = (
+                np.mean([step(r.epochs, r.volume, grid) for r in these], axis=0)
+                for these in (whole, runs)
+            )
+            there = [mean >= target[budget] for budget in budgets]
+            reached = [float(grid[np.argmax(t)]) if t.any() else None for t in there]
+            pairs = zip(whole, runs, strict=True)
+            empty = sum(int(((full.counts > 0) & (r.counts == 0)).sum()) for full, r in pairs)
+            last = np.array([r.volume[-1] for r in runs])
+            trials, complete = np.mean([(r.trials, r.complete) for r in runs], axis=0)
+            emit(
+                "early_stopping",
+                proposals=proposal,
+                stopping=kind,
+                seeds=seeds,
+                epochs_to_the_hypervolume_of_whole_trainings=dict(
+                    zip(budgets, reached, strict=True)
+                ),
+                hypervolume_after_600_epochs=[last.mean(), last.std(ddof=1)],
+                bins_left_empty=empty,
+                trials=trials,
+                complete=complete,
+            )
+            cells = ["never" if epochs is None else epochs for epochs in reached]
+            spread = f"{last.mean():.4f} ± {last.std(ddof=1):.4f}"
+            lines.append((proposal, kind, *cells, spread, empty, trials, complete))
+    heads = ("proposals", "stopping", *(f"as {b} whole" for b in budgets), "at 600", "bins lost")
+    title = "epochs to the hypervolume that whole trainings have after 200, 400 and 600"
+    table(title, (*heads, "trials", "complete"), lines)
+
+
+def step(x: Array, y: Array, grid: Array) -> Array:
+    return y[np.searchsorted(x, grid, side="right") - 1]
