@@ -15,7 +15,7 @@ from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line
 from search.results import Results
 from search.strata import Strata
 
-STAGES = ("cut", "BN estimated anew", "fine-tuned")
+STAGES = ("cut", "repaired", "fine-tuned")
 
 
 def progress(run: Results) -> Choice:
@@ -34,9 +34,10 @@ def progress(run: Results) -> Choice:
     hours = [_ended(row) / 3600 for row in rows]
     unit, scale = ("min", 60) if hours[-1] - hours[0] < 2 else ("h", 1)
     begin = min(_started(row) for row in rows) / 3600
-    axes = {
-        "trials": ([*range(1, len(rows) + 1)], "trials that ended [count]"),
-        "time": ([scale * (hour - begin) for hour in hours], f"time since the start [{unit}]"),
+    whole = {"dtick": 1} if len(rows) < 12 else {}
+    axes: dict[str, tuple[list[float], str, Figure]] = {
+        "trials": ([*range(1, len(rows) + 1)], "trials that ended [count]", whole),
+        "time": ([scale * (hour - begin) for hour in hours], f"time since the start [{unit}]", {}),
     }
     return {
         name: {
@@ -44,9 +45,9 @@ def progress(run: Results) -> Choice:
                 line(x, volume, "hypervolume (share of the box)", BLUE),
                 line(x, covered, "MAC coverage (share of steps)", ORANGE, dash="dot"),
             ],
-            "layout": layout(title, "share [%]", yaxis={"range": [0, 103]}),
+            "layout": layout(title, "share [%]", xaxis=ticks, yaxis={"range": [0, 103]}),
         }
-        for name, (x, title) in axes.items()
+        for name, (x, title, ticks) in axes.items()
     }
 
 
@@ -148,7 +149,7 @@ def importance(values: Mapping[str, float]) -> Figure:
 
 
 def stages(run: Results) -> Figure:
-    """Each trial's accuracy when cut, when BN was estimated anew, and when fine-tuned."""
+    """Each trial's accuracy when cut, when repaired with BN estimated anew, and when fine-tuned."""
     members = {point["trial_id"] for point in run.points if "trial_id" in point}
     rows = [row for row in run.complete if row.top1_pruned is not None]
     if not rows:
