@@ -9,8 +9,9 @@ its labels to FIXED, so an exotic operation costs its own channels and nothing e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from pruning.graph import ChannelGraph, Group, Layer
-from pruning.labels import FIXED, Key, Recorder, tensors_in
+from pruning.labels import FIXED, Key, Record, labels_of, start, tensors_in
+from pruning.operations import understood
 from pruning.surgery import cut
 
 
@@ -33,16 +36,16 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> ChannelGraph:
     with _eval_mode(model):
         device = "meta"  # shapes are all it takes, where the code asks for no values
         try:
-            recorder = _record(model, shape, device)
+            record = _record(model, shape, device)
         except (NotImplementedError, RuntimeError):
             device = "cpu"
-            recorder = _record(model, shape, device)
-        graph = _graph(recorder, shape)
+            record = _record(model, shape, device)
+        graph = _graph(record, shape)
         broken = _groups_that_break(model, graph, device)
         while broken:
             for name in broken:
-                recorder.fix_producer(name, "its code needs this channel count")
-            graph = _graph(recorder, shape)
+                record.fix_producer(name, "its code needs this channel count")
+            graph = _graph(record, shape)
             broken = _groups_that_break(model, graph, device)
     return graph
 
@@ -58,21 +61,49 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _record(model: nn.Module, shape: tuple[int, ...], device: str) -> Recorder:
+def _record(model: nn.Module, shape: tuple[int, ...], device: str) -> Record:
     state = {
         name: torch.empty_like(tensor, device=device)
         if device == "meta"
         else tensor.detach().to(device)
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
-    recorder = Recorder(state, frozenset(name for name, _ in model.named_parameters()))
+    record = Record(state, frozenset(name for name, _ in model.named_parameters()))
     images = torch.zeros(2, *shape, device=device)
-    recorder.start(images)
-    with torch.no_grad(), recorder:
+    start(images)
+    with torch.no_grad(), _Recorder(record):
         output = functional_call(model, state, (images,))
     for tensor in tensors_in(output):
-        recorder.fix(tensor, "output of the network")
-    return recorder
+        record.fix(tensor, "output of the network")
+    return record
+
+
+class _Recorder(TorchFunctionMode):
+    """Sends labels through every operation that runs under it, into a record."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        operands = list(tensors_in((args, kwargs)))
+        inputs = [t for t in operands if labels_of(t) is not None]
+        before = [labels_of(t) for t in inputs]
+        out = func(*args, **kwargs)
+        results = list(tensors_in(out))
+        if not results or not (inputs or any(id(t) in self.record.names for t in operands)):
+            return out
+        name = getattr(func, "__name__", "").strip("_")
+        if not understood(self.record, name, out, args, kwargs):
+            for tensor, labels in zip(inputs, before, strict=True):
+                tensor.labels = labels  # type: ignore[attr-defined]
+                self.record.fix(tensor, f"passes through {name or func}")
+            for result in results:
+                start(result)
+        return out
 
 
 def _groups_that_break(model: nn.Module, graph: ChannelGraph, device: str) -> list[str]:
@@ -99,7 +130,7 @@ def _runs(model: nn.Module, graph: ChannelGraph, keep: Sequence[np.ndarray], dev
     return True
 
 
-def _graph(record: Recorder, input_shape: tuple[int, ...]) -> ChannelGraph:
+def _graph(record: Record, input_shape: tuple[int, ...]) -> ChannelGraph:
     ties = [*record.ties, *((a, torch.zeros_like(a)) for a, _ in record.fixes)]
     unit = _components(record, ties)
     axes = {key: unit[labels.numpy()] for key, labels in record.axes.items()}
@@ -115,14 +146,14 @@ def _graph(record: Recorder, input_shape: tuple[int, ...]) -> ChannelGraph:
     )
 
 
-def _components(record: Recorder, ties: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
+def _components(record: Record, ties: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
     a = np.concatenate([[FIXED], *(x.numpy() for x, _ in ties)])
     b = np.concatenate([[FIXED], *(y.numpy() for _, y in ties)])
     matrix = coo_matrix((np.ones(len(a), dtype=bool), (a, b)), shape=(record.count, record.count))
     return connected_components(matrix, directed=False)[1]
 
 
-def _reasons(record: Recorder, axes: dict[Key, np.ndarray], flat: np.ndarray) -> dict[str, str]:
+def _reasons(record: Record, axes: dict[Key, np.ndarray], flat: np.ndarray) -> dict[str, str]:
     local = _components(record, record.ties)
     why: dict[int, str] = {}
     for labels, reason in record.fixes:
