@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pruning import checkpoint, zoo
 from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
-from pruning.finetune import evaluate, finetune
+from pruning.finetune import finetune
 from pruning.graph import ChannelGraph
 from pruning.methods import Problem, State
 from pruning.tracer import trace
@@ -91,8 +91,8 @@ def prepare(
     net, seconds = _build(config, stored, train, device, say)
     net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     graph = trace(net, train.shape)
-    val = evaluate(net, splits.val.to(device).batches(SCORING_BATCH))
-    test = evaluate(net, splits.test.to(device).batches(SCORING_BATCH))
+    val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
+    test = states.top1(net, graph, splits.test.to(device), SCORING_BATCH)
     subset = calibration(train, config.seed)
     measured = {}
     for name in measured_methods(config.search):

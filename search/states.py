@@ -1,4 +1,4 @@
-"""What methods measured of a base model, kept on disk: measured once, whoever asks again."""
+"""What was measured of a base model, kept on disk: measured once, whoever asks again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from pruning import methods, uri
 from pruning.errors import UserError
+from pruning.evaluation import evaluate
 from pruning.graph import ChannelGraph
 from pruning.images import Images
 from pruning.methods import State
@@ -30,7 +32,32 @@ def measure(name: str, net: nn.Module, graph: ChannelGraph, images: Images) -> t
     and measured again.
     """
     method = methods.get(name)
-    place = _folder() / f"{name}-{_key(name, method.version, net, graph, images)}.safetensors"
+    key = f"{name} {method.version}"
+    return _kept(
+        name, key, net, graph, images, lambda: method.prepare(net, graph, images.batches(BATCH))
+    )
+
+
+def top1(net: nn.Module, graph: ChannelGraph, images: Images, batch: int) -> float:
+    """Top-1 of the base model on a split, a fraction; kept as `measure` keeps its states."""
+
+    def score() -> State:
+        return {"top1": np.array(evaluate(net, images.batches(batch)))}
+
+    device = next(net.parameters()).device.type
+    state, _ = _kept("top1", f"top1 {device} {batch}", net, graph, images, score)
+    return float(state["top1"])
+
+
+def _kept(
+    name: str,
+    key: str,
+    net: nn.Module,
+    graph: ChannelGraph,
+    images: Images,
+    compute: Callable[[], State],
+) -> tuple[State, float]:
+    place = _folder() / f"{name}-{_digest(key, net, graph, images)}.safetensors"
     if place.is_file():
         try:
             tensors, metadata = uri.read_tensors(place)
@@ -41,7 +68,7 @@ def measure(name: str, net: nn.Module, graph: ChannelGraph, images: Images) -> t
         except (UserError, KeyError, ValueError) as error:
             logger.warning("%s; measuring again", error)
     began = time.perf_counter()
-    state = method.prepare(net, graph, images.batches(BATCH))
+    state = compute()
     seconds = time.perf_counter() - began
     stored = {key: torch.from_numpy(np.array(array, order="C")) for key, array in state.items()}
     try:
@@ -56,10 +83,10 @@ def _folder() -> Path:
     return top / "states"
 
 
-def _key(name: str, version: int, net: nn.Module, graph: ChannelGraph, images: Images) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {name} {version} {graph.digest()}".encode())
-    for key, tensor in net.state_dict().items():
-        digest.update(key.encode())
+def _digest(key: str, net: nn.Module, graph: ChannelGraph, images: Images) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {key} {graph.digest()}".encode())
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(images.labels.cpu().numpy().tobytes())
     first, _ = next(iter(images.batches(BATCH)))  # the labels and one batch tell sets apart

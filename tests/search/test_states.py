@@ -1,0 +1,91 @@
+"""What is measured of a base model is measured once, and never taken for another's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pruning import methods, zoo
+from pruning.evaluation import evaluate
+from pruning.graph import ChannelGraph
+from pruning.images import ImageSet
+from pruning.tracer import trace
+from search import states
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
+    return tmp_path / "states"
+
+
+@pytest.fixture
+def base() -> tuple[nn.Module, ChannelGraph]:
+    torch.manual_seed(0)
+    net = zoo.resolve("digits").eval()
+    return net, trace(net, (1, 8, 8))
+
+
+def drawn(seed: int = 0, count: int = 300) -> ImageSet:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    labels = torch.from_numpy(rng.integers(0, 10, count))
+    return ImageSet(torch.from_numpy(pixels), labels, mean=(0.5,), std=(0.5,), classes=10)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(methods.get("cpmc").__class__, "prepare", never)
+    monkeypatch.setattr(states, "evaluate", never)
+
+
+def test_a_second_asking_measures_nothing(base, monkeypatch) -> None:
+    net, graph = base
+    state, seconds = states.measure("cpmc", net, graph, drawn())
+    top1 = states.top1(net, graph, drawn(1), 100)
+    assert top1 == evaluate(net, drawn(1).batches(100))
+    forbid(monkeypatch)
+    again, same = states.measure("cpmc", net, graph, drawn())
+    assert same == seconds
+    assert again.keys() == state.keys()
+    assert all(np.array_equal(again[name], state[name]) for name in state)
+    assert states.top1(net, graph, drawn(1), 100) == top1
+
+
+@pytest.mark.parametrize("changed", ["weights", "images", "version"])
+def test_another_base_model_is_measured_anew(base, monkeypatch, folder, changed: str) -> None:
+    net, graph = base
+    states.measure("cpmc", net, graph, drawn())
+    states.top1(net, graph, drawn(), 100)
+    count = len(list(folder.iterdir()))
+    if changed == "weights":
+        with torch.no_grad():
+            next(net.parameters()).mul_(1.5)
+    if changed == "version":
+        monkeypatch.setattr(methods.get("cpmc").__class__, "version", 99)
+    images = drawn(5) if changed == "images" else drawn()
+    states.measure("cpmc", net, graph, images)
+    states.top1(net, graph, images, 100)
+    assert len(list(folder.iterdir())) == count + (1 if changed == "version" else 2)
+
+
+def test_a_damaged_file_is_named_and_measured_again(base, folder, caplog) -> None:
+    net, graph = base
+    state, _ = states.measure("cpmc", net, graph, drawn())
+    (file,) = folder.iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    with caplog.at_level(logging.WARNING):
+        again, _ = states.measure("cpmc", net, graph, drawn())
+    assert file.name in caplog.text
+    assert all(np.array_equal(again[name], state[name]) for name in state)
+    caplog.clear()
+    states.measure("cpmc", net, graph, drawn())
+    assert not caplog.records, "the damaged file was replaced"
