@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+import trained
 from benchmark import emit, table
 from torch import nn
 
@@ -26,11 +27,7 @@ from pruning.finetune import Recipe, finetune
 from pruning.methods import Problem
 from pruning.statistics import recalibrate
 from pruning.surgery import cut
-from pruning.tracer import trace
 from pruning.widths import lattice
-from pruning.zoo import load_weights, resolve
-from search import data as data_sets
-from search.data import DataConfig
 
 
 @dataclass(frozen=True)
@@ -59,22 +56,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    splits = data_sets.load(DataConfig("cifar10", options.data, "last:5000"), 0)
-    train, test = splits.train.to(device), splits.test.to(device)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    net = resolve(options.network)
-    load_weights(net, options.weights)
-    net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    graph = trace(net, train.shape)
+    base = trained.load(options.network, options.weights, options.data)
+    net, graph, train = base.net, base.graph, base.train
     problem, method = Problem(graph, lattice(graph, None, 0.05)), methods.get(options.method)
-    seen = train.subset(order[:2048])
+    seen = base.few(2048)
     state = method.prepare(net, graph, seen.batches(256))
     widths = method.allocate(state, problem, options.macs * problem.cost.base_macs)
     share = problem.cost.macs(widths) / problem.cost.base_macs
 
     def score(model: nn.Module) -> float:
-        return evaluate(model, test.batches(500))
+        return evaluate(model, base.test.batches(500))
 
     def note(found: list[Way], way: Way) -> None:
         found.append(way)
@@ -85,7 +76,7 @@ def main() -> None:
     slim = net
     for how in ("compensate", "feedback"):
         for count in options.images:
-            few = train.subset(order[:count]).batches(min(count, 100))
+            few = base.few(count).batches(min(count, 100))
             slimmed = pipeline.slim(net, problem, method, state, widths, few, repair=how)
             slim = slimmed.model
             seconds = slimmed.cut_s + slimmed.repair_s

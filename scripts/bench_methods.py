@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import trained
 from benchmark import emit, table
 
 from pruning import methods, pipeline
@@ -24,11 +25,7 @@ from pruning.finetune import Recipe, finetune
 from pruning.methods import Problem
 from pruning.statistics import recalibrate
 from pruning.surgery import cut
-from pruning.tracer import trace
 from pruning.widths import lattice
-from pruning.zoo import load_weights, resolve
-from search import data as data_sets
-from search.data import DataConfig
 
 COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned")
 
@@ -50,17 +47,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    splits = data_sets.load(DataConfig("cifar10", options.data, "last:5000"), 0)
-    train = splits.train.to(device)
-    test = splits.test.subset(slice(0, options.test_images)).to(device)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    seen = train.subset(order[: options.images])
-    few = train.subset(order[: options.repair_images])
-    net = resolve(options.network)
-    load_weights(net, options.weights)
-    net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    graph = trace(net, train.shape)
+    base_net = trained.load(options.network, options.weights, options.data, options.test_images)
+    net, graph, train, test = base_net.net, base_net.graph, base_net.train, base_net.test
+    seen, few = base_net.few(options.images), base_net.few(options.repair_images)
     problem = Problem(graph, lattice(graph, options.divisor, 0.05))
     base = evaluate(net, test.batches(500))
     emit("base", network=options.network, test_images=len(test), top1=base)
