@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -74,21 +75,26 @@ class Step:
         self.total.zero_()
         return loss
 
-    def rehearse(self, x: Tensor, y: Tensor) -> None:
-        """Take a few steps, then undo them in place: weights, buffers and momentum are as new."""
+    def rehearse(self, x: Tensor, y: Tensor, steps: int = REHEARSALS) -> None:
+        """Take steps, then undo them in place, also where one raises.
+
+        Weights, buffers and momentum are as new.
+        """
         state = list(chain(self.model.parameters(), self.model.buffers()))
         before = [t.detach().clone() for t in state]
-        for _ in range(REHEARSALS):
-            self(x, y)
-        with torch.no_grad():
-            for tensor, old in zip(state, before, strict=True):
-                tensor.copy_(old)
-            # zero momentum makes the next step equal to a first one
-            for buffers in self.optimizer.state.values():
-                if buffers.get("momentum_buffer") is not None:
-                    buffers["momentum_buffer"].zero_()
-            self.total.zero_()
-        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            for _ in range(steps):
+                self(x, y)
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for tensor, old in zip(state, before, strict=True):
+                    tensor.copy_(old)
+                # zero momentum makes the next step equal to a first one
+                for buffers in self.optimizer.state.values():
+                    if buffers.get("momentum_buffer") is not None:
+                        buffers["momentum_buffer"].zero_()
+                self.total.zero_()
 
     def _logits(self, network: nn.Module, x: Tensor) -> Tensor:
         # no cache of cast weights: a capture must record the casts that its replays need
@@ -106,13 +112,17 @@ def capture(step: Step, shape: tuple[int, ...], seed: int) -> Callable[[Tensor, 
     x = torch.zeros(shape, device=step.device).contiguous(memory_format=torch.channels_last)
     y = torch.zeros(shape[0], dtype=torch.int64, device=step.device)
     with torch.cuda.device(step.device), seeded(seed, step.device), benchmarking(step.device):
-        side = torch.cuda.Stream()
+        side = _side_stream(step.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             step.rehearse(x, y)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
+            # a capture that fails leaves torch 2.11's allocator and generator unusable (see its
+            # #180395), so a step that waits for the device is found out before
+            with torch.cuda.stream(side), _waiting_raises():
+                step.rehearse(x, y, steps=1)
             # the outer context gives the stream back even where ending a capture fails;
             # thread_local: other threads (a loader that pins memory) may go on meanwhile
             with (
@@ -122,7 +132,8 @@ def capture(step: Step, shape: tuple[int, ...], seed: int) -> Callable[[Tensor, 
                 step(x, y)
         except RuntimeError as error:
             torch.cuda.synchronize()
-            reason = str(error).strip().split("\n")[0]
+            cause = error.__context__ or error  # ending the capture raises once more
+            reason = str(cause).strip().split("\n")[0]
             warnings.warn(f"training without a CUDA graph, slower: {reason}", stacklevel=2)
             return step
 
@@ -132,6 +143,23 @@ def capture(step: Step, shape: tuple[int, ...], seed: int) -> Callable[[Tensor, 
         graph.replay()
 
     return replay
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps a workspace for every stream that it ever ran on."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _waiting_raises() -> Iterator[None]:
+    """Within, an operation that makes the host wait for the device is a RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _wants_bf16(precision: str, device: torch.device) -> bool:

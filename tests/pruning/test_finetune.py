@@ -208,6 +208,25 @@ def test_a_rehearsal_leaves_no_trace(data: ImageSet) -> None:
         assert torch.equal(a, b)
 
 
+def test_a_rehearsal_that_fails_leaves_no_trace_either(data: ImageSet) -> None:
+    class Waits(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(steps) == 2:
+                raise RuntimeError("called a synchronizing CUDA operation")
+            steps.append(1)
+            return x
+
+    steps: list[int] = []
+    model = nn.Sequential(network(), Waits()).train()
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    step = Step(model, None, EXACT, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        step.rehearse(*next(iter(data.batches(32))))
+    assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert step.mean_loss(1) == 0
+
+
 def test_bad_recipes_are_refused() -> None:
     bad: list[tuple[str, object]] = [
         ("epochs", -1), ("batch", 0), ("lr", 0.0), ("lr", math.nan), ("momentum", 1.0),
