@@ -73,25 +73,31 @@ def run(work: Workshop, candidate: Candidate) -> Iterator[Report]:
     """Reports of one trial: after the cut, after each epoch, and last one with a `status`.
 
     Running out of memory is tried again once with half the batch; what else a network does wrong
-    is a report with status failed and the reason.
+    is a report with status failed and the reason. An error of the GPU itself is raised.
     """
     recipe = work.config.finetune.recipe()
     try:
         try:
             yield from _attempt(work, candidate, recipe)
+            return
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            half = replace(recipe, batch=max(1, recipe.batch // 2))
-            _free(work.device)
-            reason = f"out of memory; ran with batch {half.batch} instead of {recipe.batch}"
-            yield from _attempt(work, candidate, half, reason)
+        # not sooner: the error holds the frames of the attempt, and they what it has on the device
+        _free(work.device)
+        half = replace(recipe, batch=max(1, recipe.batch // 2))
+        reason = f"out of memory; ran with batch {half.batch} instead of {recipe.batch}"
+        yield from _attempt(work, candidate, half, reason)
+        return
     except UserError:
         raise  # a disk that is full or the like: the next trial would meet it too
     except Exception as error:
+        if isinstance(error, torch.AcceleratorError) and not _out_of_memory(error):
+            raise  # what follows one on a GPU fails as well: this process is of no more use
         first = next(iter(str(error).splitlines()), "")
-        _free(work.device)
-        yield {"status": "failed", "reason": f"{type(error).__name__}: {first}"}
+        failure = f"{type(error).__name__}: {first}"
+    _free(work.device)
+    yield {"status": "failed", "reason": failure}
 
 
 def seed_of(config: Config, arch_hash: str) -> int:
@@ -168,8 +174,10 @@ def device_name(device: str) -> str:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "out of memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        sign in str(error)
+        # ALLOC_FAILED: of cuBLAS and cuDNN
+        for sign in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     )
 
 

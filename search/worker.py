@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from ray import tune
 from ray.tune.experiment import Trial
 
@@ -54,6 +55,8 @@ class TrialWorker(tune.Trainable):
             report = next(self._reports, None)
         except UserError as error:  # a disk that is full or the like: the next would meet it too
             report = {"status": "failed", "reason": str(error), FATAL: True}
+        except torch.AcceleratorError:
+            raise  # Tune runs the trial again in a new process, where the GPU may be usable
         except Exception as error:
             report = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         if report is None:

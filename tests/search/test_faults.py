@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pruning.errors import UserError
 from search import base as base_model
@@ -166,6 +168,20 @@ def test_a_worker_outlives_what_its_trials_raise(monkeypatch: pytest.MonkeyPatch
         assert actor.step() == {"status": "failed", "done": True} | report
 
 
+def test_a_worker_ends_with_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access and the like all that a process asks of the GPU fails."""
+
+    def attempt(work: Any, candidate: Any, recipe: Any, reason: str = "") -> Iterator[dict]:
+        yield {"epochs": 0.0}
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(trial, "_attempt", attempt)
+    actor = make_worker(monkeypatch, trial.run, lambda *a: small_work())
+    actor.step()
+    with pytest.raises(torch.AcceleratorError):
+        actor.step()
+
+
 def test_a_worker_that_cannot_open_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise UserError("no images; name their folder")
@@ -174,8 +190,20 @@ def test_a_worker_that_cannot_open_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert report[FATAL] and report["done"] and "no images" in report["reason"]
 
 
+def small_work() -> Any:
+    recipe = SimpleNamespace(recipe=lambda: trial.Recipe(batch=100))
+    return SimpleNamespace(config=SimpleNamespace(finetune=recipe), device="cpu")
+
+
 @pytest.mark.parametrize(
-    "error", [MemoryError(), trial.torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("x")]
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("x"),
+    ],
 )
 def test_out_of_memory_is_tried_again_once_with_half_the_batch(
     monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -190,17 +218,33 @@ def test_out_of_memory_is_tried_again_once_with_half_the_batch(
         yield {"status": "complete", "reason": reason}
 
     monkeypatch.setattr(trial, "_attempt", attempt)
-    recipe = SimpleNamespace(recipe=lambda: trial.Recipe(batch=100))
-    work: Any = SimpleNamespace(config=SimpleNamespace(finetune=recipe), device="cpu")
     fails = [1]
     for fails[0], status in ((1, "complete"), (2, "failed")):
         batches.clear()
-        *_, last = trial.run(work, None)  # type: ignore[arg-type]
-        if isinstance(error, RuntimeError) and "x" in str(error):
+        *_, last = trial.run(small_work(), None)  # type: ignore[arg-type]
+        if str(error) == "x":
             assert batches == [100] and last["status"] == "failed", "not a matter of memory"
         else:
             assert batches == [100, 50] and last["status"] == status
             assert status == "failed" or "batch 50 instead of 100" in last["reason"]
+
+
+def test_what_ran_out_of_memory_is_gone_before_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def attempt(work: Any, candidate: Any, recipe: Any, reason: str = "") -> Iterator[dict]:
+        assert all(tensor() is None for tensor in held), "the retry needs its memory"
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        yield {"epochs": 0.0}
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trial, "_attempt", attempt)
+    *_, last = trial.run(small_work(), None)  # type: ignore[arg-type]
+    assert len(held) == 2 and last["reason"] == "OutOfMemoryError: CUDA out of memory"
+    assert held[1]() is None
 
 
 def test_the_watchdog_kills_what_is_late_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
