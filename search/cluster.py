@@ -16,6 +16,10 @@ from search.options import Config
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+CONTEXT = 2**30
+"""Bytes of a GPU that CUDA and its libraries take for each process; PyTorch's cap is without."""
+
+
 @dataclass(frozen=True)
 class Share:
     """What one trial takes: CPU cores and GPUs, and how many trials fit at one time."""
@@ -94,6 +98,13 @@ def worker_device(config: Config) -> str:
         return "cpu"
     if not torch.cuda.is_available():
         raise UserError("a GPU was assigned but torch sees none; install torch with CUDA there")
-    fraction = config.resources.memory_fraction or min(1.0, config.resources.gpus(1.0))
+    fraction = config.resources.memory_fraction or _memory_fraction(
+        config.resources.gpus(1.0), torch.cuda.get_device_properties(0).total_memory
+    )
     torch.cuda.set_per_process_memory_fraction(fraction, 0)
     return "cuda:0"
+
+
+def _memory_fraction(gpus: float, total: int) -> float:
+    """What a trial's tensors may take of a GPU's memory, so that all that share it find room."""
+    return 1.0 if gpus >= 1 else max(gpus - CONTEXT / total, gpus / 2)

@@ -193,7 +193,8 @@ def base_of(
     if known is None and config.model.weights is None:
         say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
     try:
-        task = ray.remote(prepare).options(**share.options)
+        # with .options() Ray would keep the process, and that its memory on the GPU
+        task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(prepare)
         base: Base = ray.get(task.remote(config, known))
     except RayTaskError as error:
         if isinstance(error.cause, UserError):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from rich.console import Console
 
 from pruning.errors import UserError
@@ -60,6 +61,50 @@ def test_a_cluster_that_is_yet_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         shared(monkeypatch, {}, *flags)
     share = shared(monkeypatch, {}, *flags, "--resources.max_concurrent=16")
     assert (share.gpus, share.slots) == (1.0, 16)
+
+
+@pytest.mark.parametrize(
+    ("flag", "gigabytes"),
+    [
+        ("gpus_per_trial=null", 144),
+        ("gpus_per_trial=1", 144),
+        ("gpus_per_trial=0.125", 17),  # 1 less than its share: eight processes need room as well
+        ("memory_fraction=0.5", 72),
+    ],
+)
+def test_the_memory_of_a_shared_gpu(
+    flag: str, gigabytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps: list[float] = []
+    gpu = SimpleNamespace(total_memory=144 * 2**30)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: [3])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: caps.append(share)
+    )
+    assert cluster.worker_device(configuration.load([f"--resources.{flag}"])) == "cuda:0"
+    assert caps == [pytest.approx(gigabytes / 144)]
+
+
+def test_the_base_model_s_process_ends_with_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's memory is given back by that alone; Ray does it where `remote` is told of the GPU."""
+    tasks: list[Any] = []
+    made = ray.remote
+
+    def remote(**options: Any) -> Any:
+        def make(function: Any) -> Any:
+            tasks.append(made(**options)(function))
+            return SimpleNamespace(remote=lambda *arguments: arguments)
+
+        return make
+
+    monkeypatch.setattr(ray, "remote", remote)
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    config = configuration.load([])
+    for gpus in (0.0, 0.5):
+        runner.base_of(config, None, lambda *a: None, cluster.Share(1.0, gpus, 1), print)  # type: ignore[arg-type, return-value]
+    assert [task._default_options.get("max_calls") for task in tasks] == [None, 1]
 
 
 def workshop(config: Config, base: Base, device: str) -> Path:
