@@ -58,15 +58,15 @@ def parts_of_a_trial(work: trial.Workshop, share: float, folder: str) -> dict[st
     problem, state = work.problem, work.states["uniform"]
     target = share * problem.cost.base_macs
     widths = fit(problem.cost, lambda t: uniform(problem.graph, problem.lattice, t), target)
-    began = time.perf_counter()
+    began = now()
     keep = methods.get("uniform").select(state, problem, widths)
-    selected = time.perf_counter()
+    selected = now()
     model = cut(work.model, problem.graph, keep)
-    done = time.perf_counter()
+    done = now()
     recalibrate(model, work.calibration.batches(256))
-    calibrated = time.perf_counter()
+    calibrated = now()
     trial.save(work, model, widths, f"{folder}/model.safetensors")
-    saved = time.perf_counter()
+    saved = now()
     return {
         "select": selected - began,
         "cut": done - selected,
@@ -74,6 +74,13 @@ def parts_of_a_trial(work: trial.Workshop, share: float, folder: str) -> dict[st
         "save": saved - calibrated,
         "all": saved - began,
     }
+
+
+def now() -> float:
+    """Time in seconds, read once a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def in_process(config: Config) -> base_model.Base:

@@ -56,6 +56,7 @@ def of_call(
     seconds = MEASURE_S if seconds is None else seconds
     timer = _cuda_time if device.startswith("cuda") else _cpu_time
     warm = time.perf_counter() + seconds / 4
+    timer(call)  # a GPU loads its kernels in it: no guide to how long a run takes
     first = timer(call)
     while time.perf_counter() < warm:
         first = timer(call)
