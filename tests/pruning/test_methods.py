@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning import methods
+from pruning import methods, pipeline
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.methods import Method, Problem, State
@@ -130,6 +131,31 @@ def test_a_target_below_the_narrowest_network_gives_that_network(name: str) -> N
     p = problem("resnet20")
     widths = method(name).allocate(state("resnet20", name), p, 1.0)
     np.testing.assert_array_equal(widths, p.lattice.low)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("repair", ["auto", "feedback"])
+@pytest.mark.parametrize("name", methods.names())
+def test_a_gpu_makes_the_same_network(
+    name: str, repair: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    p, kind = problem("resnet20"), method(name)
+    net = copy.deepcopy(models.model("resnet20")).to("cuda")
+    resident = [(x.to("cuda"), y.to("cuda")) for x, y in batches("resnet20")]
+    measured = kind.prepare(net, p.graph, resident)
+    assert {k: v.shape for k, v in measured.items()} == {
+        k: v.shape for k, v in state("resnet20", name).items()
+    }
+    widths = kind.allocate(measured, p, 0.5 * p.cost.base_macs)
+    there = pipeline.slim(net, p, kind, measured, widths, resident, repair=repair).model
+    here = pipeline.slim(
+        models.model("resnet20"), p, kind, measured, widths, batches("resnet20"), repair=repair
+    ).model
+    with torch.no_grad():
+        expected, found = here(batches("resnet20")[0][0]), there(resident[0][0]).cpu()
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 def test_an_unknown_name_is_answered_with_the_closest() -> None:
