@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,21 +35,45 @@ from search.ledger import Ledger
 from search.options import Config
 
 SLEEP = 2.0
+PATIENCE = 600.0  # for the last worker to start
 
 
 def prepare(config: Config, stored: str | None) -> Base:
     return base_model.prepare(config, stored, say=lambda text: None)
 
 
-def workshop(config: Config, base: Base, device: str) -> None:
-    """Nothing to open: the trials only sleep."""
+def workshop(config: Config, base: Base, device: str) -> Gate:
+    return Gate(Path(config.out) / "workers", round(2 / config.resources.cpus_per_trial))
 
 
-def body(work: None, candidate: Candidate) -> Iterator[dict[str, Any]]:
+@dataclass
+class Gate:
+    """Holds each worker's first trial until all have started: Tune would go on with a few.
+
+    An idle worker takes what waits for one that is still starting, which on two cores takes as long
+    as many trials that only sleep.
+    """
+
+    folder: Path
+    workers: int
+    passed: bool = False
+
+    def wait(self) -> None:
+        if not self.passed:
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / str(os.getpid())).touch()
+            end = time.monotonic() + PATIENCE
+            while len(list(self.folder.iterdir())) < self.workers and time.monotonic() < end:
+                time.sleep(0.2)
+            self.passed = True
+
+
+def body(gate: Gate, candidate: Candidate) -> Iterator[dict[str, Any]]:
+    gate.wait()
     started = datetime.now().astimezone().isoformat()
     began = time.perf_counter()
     time.sleep(SLEEP)
-    share = candidate.asked_macs / 1.2e6
+    share = candidate.asked_macs / 3e6
     yield {
         "widths": list(candidate.widths or ()),
         "top1_val": float(np.clip(0.98 * share**0.1, 0, 1)),
@@ -62,7 +87,9 @@ def body(work: None, candidate: Candidate) -> Iterator[dict[str, Any]]:
 
 def measure(workers: int, trials: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="sfb-", dir="/tmp") as folder:
-        flags = ["digits", f"--out={folder}/run", f"--trials={trials}", "--base.epochs=0.1"]
+        # of the digits network there are too few slim versions for so many trials
+        flags = ["digits", "--model.name=resnet20", "--base.epochs=0.1"]
+        flags += [f"--out={folder}/run", f"--trials={trials}"]
         config = configuration.load([*flags, f"--resources.cpus_per_trial={2 / workers}"])
         config = replace(config, search=replace(config.search, final_seeds=0))
         options = {"num_cpus": 2, "object_store_memory": 2 * 10**8, "_temp_dir": f"{folder}/ray"}
