@@ -75,6 +75,10 @@ def measure(
 ) -> list[Member]:
     """Members of the frontier of complete `rows`, measured; finished trainings are not repeated."""
     members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    for row in members:
+        if _is_whole(base, row) and stored(config, row, OWN) is None:  # scored before the search
+            own = Training(row.seed, base.val, base.test, 0.0, 0.0, row.checkpoint)
+            _store(config, row, OWN, own)
     jobs = {row.trial_id: [(row, k) for k in _repeats(config, base, row)] for row in members}
     todo = [job for own in jobs.values() for job in own if stored(config, *job) is None]
     if todo:
@@ -109,8 +113,12 @@ def so_far(config: Config, rows: Sequence[Row]) -> list[Member]:
 
 def _repeats(config: Config, base: Base, row: Row) -> list[int]:
     """The trainings of a member; the base model itself, never trained again, has one."""
-    whole = list(row.widths) == base.channel_graph().widths.tolist()
-    return [OWN] if whole or not config.search.final_seeds else [*range(config.search.final_seeds)]
+    own = _is_whole(base, row) or not config.search.final_seeds
+    return [OWN] if own else [*range(config.search.final_seeds)]
+
+
+def _is_whole(base: Base, row: Row) -> bool:
+    return list(row.widths) == base.channel_graph().widths.tolist()
 
 
 def epochs_of(config: Config) -> float:
@@ -129,6 +137,10 @@ def stored(config: Config, row: Row, k: int) -> Training | None:
         return Training(**json.loads(storage.read_bytes(_place(config, row, k))))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def _store(config: Config, row: Row, k: int, training: Training) -> None:
+    storage.write_atomic(_place(config, row, k), json.dumps(asdict(training)).encode())
 
 
 def train_all(
@@ -180,9 +192,8 @@ class _Finisher:
         self.work = Workshop.open(config, base, cluster.worker_device(config))
 
     def train(self, row: Row, k: int) -> Training:
-        place = _place(self.work.config, row, k)
         training = _own(self.work, row) if k == OWN else _train(self.work, row, k)
-        storage.write_atomic(place, json.dumps(asdict(training)).encode())
+        _store(self.work.config, row, k, training)
         return training
 
 
