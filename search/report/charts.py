@@ -201,7 +201,8 @@ def _slopes(
         if mine:
             ys = [[None if v is None else 100 * v for v in accuracies[i]] for i in mine]
             labels = [f"{escape(rows[i].trial_id)}, {human(rows[i].macs)} MACs" for i in mine]
-            found.append(slopes(ys, [places[i] for i in mine], labels, name, colour, opacity))
+            xs = [places[i] for i in mine]
+            found.append(slopes(ys, xs, labels, name, colour, opacity, markers=inside))
     return found
 
 

@@ -64,8 +64,12 @@ def slopes(
     name: str,
     colour: str,
     opacity: float,
+    markers: bool = True,
 ) -> Figure:
-    """Many lines in one trace; places: the x values of each, labels (escaped): one for each."""
+    """Many lines in one trace; places: the x values of each, labels (escaped): one for each.
+
+    Without markers thousands of points are drawn fast.
+    """
     x: list[str | float | None] = []
     y: list[float | None] = []
     text: list[str] = []
@@ -75,7 +79,7 @@ def slopes(
         text += [label] * (len(curve) + 1)
     return {
         "type": "scatter",
-        "mode": "lines+markers",
+        "mode": "lines+markers" if markers else "lines",
         "name": name,
         "x": x,
         "y": y,
