@@ -19,6 +19,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     loading = Thread(target=import_module, args=("search.runner",), daemon=True)
     loading.start()
     cluster.connect(chosen)
+    cluster.warm(chosen)
     loading.join()
 
     from rich.console import Console
