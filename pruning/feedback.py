@@ -37,6 +37,7 @@ from pruning.pairs import (
 )
 from pruning.refit import Settings, Term, refit
 
+MOST_PIXELS = 2**24
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "stochastic_depth"}
 QUERIES = {
@@ -58,15 +59,13 @@ def repair(
 ) -> None:
     """Refit every layer of `slim` = cut(whole, graph, keep), in place, without gradients.
 
-    Some 1,000 images do; all their activations at one depth are held at once, so hand in batches
-    of 100 to 250. BNs get the statistics of the cut network. A layer with neither BN nor bias gets
-    a bias. feedback=False refits each layer on the whole network's inputs to its own output, as
-    CaP does. UserError where the network's code cannot be followed.
+    Some 1,000 images do, 300 of 224x224: all their activations at one depth are held at once, so
+    no more than MOST_PIXELS are read. Hand in batches of 100 to 250. BNs get the statistics of the
+    cut network. A layer with neither BN nor bias gets a bias. feedback=False refits each layer on
+    the whole network's inputs to its own output, as CaP does. UserError where the network's code
+    cannot be followed.
     """
-    images = [x for x, _ in batches]
-    if not images:
-        raise UserError("no images to repair with; hand in at least one batch")
-    images = [x for x in images if len(x) == len(images[0])]  # a short last batch is left out
+    images = _images(batches)
     settings = settings or Settings()
     if not feedback:
         settings = replace(settings, rounds=0)
@@ -80,6 +79,20 @@ def repair(
         out = functional_call(whole, tensors, (make_pair(walk, images, None, exact=True),))
         for pair in pairs_in(out):
             walk.force(pair)
+
+
+def _images(batches: Batches) -> list[Tensor]:
+    """Batches of one size, up to MOST_PIXELS in all, at least one; a short last one is left out."""
+    images: list[Tensor] = []
+    for x, _ in batches:
+        pixels = x.shape[-2] * x.shape[-1] * len(x)
+        if images and (len(images) + 1) * pixels > MOST_PIXELS:
+            break
+        if not images or len(x) == len(images[0]):
+            images.append(x)
+    if not images:
+        raise UserError("no images to repair with; hand in at least one batch")
+    return images
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.evaluation import evaluation_mode
-from pruning.feedback import repair
+from pruning.feedback import _images, repair
 from pruning.graph import Keep
 from pruning.refit import Settings
 from pruning.statistics import recalibrate
@@ -202,3 +202,19 @@ def test_errors_that_a_relu_hides_do_not_count() -> None:
         gap = _outputs(slim, batches) - _outputs(model, batches)
         errors.append(float(gap.square().mean()))
     assert errors[1] < 0.95 * errors[0]
+
+
+def test_large_images_are_read_until_they_are_enough() -> None:
+    """All activations are held at once: what is read is bounded by pixels, not by images."""
+    read = []
+
+    def batches(size: int) -> Any:
+        for number in range(100):
+            read.append(number)
+            yield torch.empty(1, 3, 1, 1).expand(100, 3, size, size), torch.zeros(100)
+
+    for size, images in ((32, 10_000), (224, 300), (2048, 100)):
+        read.clear()
+        used = _images(batches(size))
+        assert sum(map(len, used)) == images
+        assert len(read) <= len(used) + 1, "no more is decoded than is needed"
