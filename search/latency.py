@@ -38,10 +38,12 @@ def of_model(
 ) -> Latency:
     """Latency of a model in eval mode, which moves to the device, on images of `shape` (C, H, W).
 
-    On a GPU by CUDA events; the GPU must not be shared for the number to mean anything.
+    Channels-last. On a GPU by CUDA events; the GPU must not be shared for the number to mean
+    anything.
     """
-    model = model.to(device).eval()
-    images = torch.zeros(batch, *shape, device=device)
+    layout = torch.channels_last
+    model = model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
+    images = torch.zeros(batch, *shape, device=device).to(memory_format=layout)
     with torch.inference_mode():
         return of_call(lambda: model(images), batch, device, seconds)
 
