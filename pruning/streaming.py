@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from pruning.images import Augment, Batch, Batches, Index, augmentation, normalisation
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class _Files(Dataset[Batch]):
 
 
 def _transform(size: int, augment: Augment) -> v2.Compose:
+    from torchvision.transforms import v2  # takes a second, and most sets are not streamed
+
     if augment.pad:
         crop: list[Any] = [v2.RandomResizedCrop(size)]
     else:

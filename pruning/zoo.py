@@ -1,4 +1,7 @@
-"""Networks by name: small CIFAR networks, torchvision, timm, and factories the caller trusts."""
+"""Networks by name: small CIFAR networks, torchvision, timm, and factories the caller trusts.
+
+torchvision takes a second to import, so only what needs it does.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NoReturn
 
-import torchvision
 from torch import Tensor, nn
 
-from pruning import networks, uri
+from pruning import uri
 from pruning.errors import UserError
 
 Factory = Callable[..., nn.Module]
@@ -59,6 +61,8 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
 
 def registry() -> dict[str, Factory]:
     """The zoo's own networks by name. All take `num_classes` and `in_channels`."""
+    from pruning import networks
+
     resnets: dict[str, Factory] = {
         f"resnet{depth}": partial(networks.cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)
     }
@@ -73,6 +77,8 @@ def registry() -> dict[str, Factory]:
 @cache
 def names() -> tuple[str, ...]:
     """Every name `resolve` knows without timm and trust, the zoo's first."""
+    import torchvision
+
     published = torchvision.models.list_models(module=torchvision.models)
     return (*registry(), *(f"torchvision:{name}" for name in published))
 
@@ -98,6 +104,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, st
 def _torchvision_factory(spec: str) -> Factory:
     if spec not in names():
         _unknown(spec)
+    import torchvision
+
     name = spec.partition(":")[2]
     builder = torchvision.models.get_model_builder(name)
     return lambda **args: builder(weights=None, **{**TORCHVISION_ARGS.get(name, {}), **args})
@@ -137,6 +145,8 @@ def _unknown(spec: str, known: list[str] | None = None) -> NoReturn:
 
 
 def _published_weights(model: nn.Module, name: str) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    import torchvision
+
     spec = str(getattr(model, "spec", ""))
     if not spec:
         raise UserError(f"weights torchvision:{name} fit networks named torchvision:… only")

@@ -16,7 +16,6 @@ from search.options import Config
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-WARM = 4  # processes that load ahead: more would take the cores from the driver
 CONTEXT = 2**30
 """Bytes of a GPU that CUDA and its libraries take for each process; PyTorch's cap is without."""
 
@@ -58,24 +57,6 @@ def connect(config: Config, **options: Any) -> None:
         raise UserError(
             f"no Ray cluster at {address} ({line}); start one or leave out resources.address"
         ) from error
-
-
-def warm(config: Config) -> None:
-    """Let the idle processes of a private Ray load what trials need while the driver still does.
-
-    Not where there are GPUs: a process must not see them before it is given one.
-    """
-    total = ray.cluster_resources()
-    if address_of(config) == "local" and not total.get("GPU"):
-        cpus = config.resources.cpus_per_trial
-        count = min(int(total.get("CPU", 0.0) / max(cpus, 1.0)), WARM)
-        loading = ray.remote(num_cpus=cpus)(_load)
-        for _ in range(count):
-            loading.remote()
-
-
-def _load() -> None:
-    from search import worker  # noqa: F401
 
 
 def address_of(config: Config) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from search.ledger import Row
 
@@ -42,6 +41,8 @@ def rung_correlation(rows: Iterable[Row]) -> Correlation | None:
     )
     if len(done) < 4:
         return None
+    from scipy import stats  # slow to import, and asked for at the end of a run only
+
     values = np.array(done, dtype=np.float64)
     weights, spearman, kendall = [], [], []
     for part in np.array_split(values, max(1, len(values) // STRATUM)):

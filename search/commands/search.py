@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from threading import Thread
 
 from search import config
 
@@ -12,15 +10,6 @@ from search import config
 def run(argv: Sequence[str], prog: str) -> None:
     """Search as [CONFIG] and flags say, then show the frontier."""
     chosen = config.load(argv, prog)
-
-    from search import cluster
-
-    # torch and its company load while Ray's processes start
-    loading = Thread(target=import_module, args=("search.runner",), daemon=True)
-    loading.start()
-    cluster.connect(chosen)
-    cluster.warm(chosen)
-    loading.join()
 
     from rich.console import Console
 

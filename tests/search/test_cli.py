@@ -250,7 +250,7 @@ def test_search_runs_and_then_shows_the_frontier(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from search import cluster, runner
+    from search import runner
 
     def run(config: Config, console: object) -> str:
         assert config.trials == 5
@@ -258,8 +258,6 @@ def test_search_runs_and_then_shows_the_frontier(
         return config.out
 
     monkeypatch.setattr(runner, "run", run)
-    monkeypatch.setattr(cluster, "connect", lambda config: None)
-    monkeypatch.setattr(cluster, "warm", lambda config: None)
     assert main(["search", "--trials", "5", "--out", str(running)]) == code
     assert "2 points on the frontier" in " ".join(capsys.readouterr().out.split())
 

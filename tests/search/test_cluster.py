@@ -55,30 +55,6 @@ def test_share(
     assert (share.cpus, share.gpus, share.slots) == expected
 
 
-@pytest.mark.parametrize(
-    ("total", "flags", "expected"),
-    [
-        ({"CPU": 2.0}, (), 2),
-        ({"CPU": 64.0}, (), cluster.WARM),
-        ({"CPU": 2.0, "GPU": 1.0}, (), 0),
-        ({"CPU": 2.0}, ("--resources.address=auto",), 0),
-    ],
-)
-def test_only_a_private_ray_without_gpus_loads_ahead(
-    total: dict[str, float],
-    flags: tuple[str, ...],
-    expected: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
-    begun: list[int] = []
-    task = SimpleNamespace(remote=lambda: begun.append(1))
-    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: task)
-    cluster.warm(configuration.load(["digits", *flags]))
-    assert len(begun) == expected
-
-
 def test_a_cluster_that_is_yet_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--resources.gpus_per_trial=1", "--resources.address=auto"]
     with pytest.raises(UserError, match=r"set resources\.max_concurrent"):
