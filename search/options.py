@@ -38,7 +38,7 @@ class SearchConfig:
     """How slim versions are proposed, pruned, stopped and kept.
 
     Args:
-        method: Pruning method: uniform, another method's name, a comma list of names, or all.
+        method: Pruning method: gain-curve, another method's name, a comma list of names, or all.
         proposal: What the sampler chooses: widths (a global ratio and bounded offsets), threshold
             (the method's own scalars), or mixed (each trial one of the two).
         offsets: Which widths move together: each group alone, a stage (groups at one resolution,
@@ -79,7 +79,7 @@ class SearchConfig:
             trials nor for the frontier.
     """
 
-    method: str = "uniform"
+    method: str = "gain-curve"
     proposal: Literal["widths", "threshold", "mixed"] = "widths"
     offsets: Literal["auto", "group", "stage", "none"] = "auto"
     offset_range: float = 0.5
