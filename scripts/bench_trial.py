@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="digits", help="packaged configuration or YAML file")
     options, flags = parser.parse_known_args()
-    in_process(configuration.load([options.config, *flags]))
+    in_process(configuration.load([options.config, "--search.method=uniform", *flags]))
     on_ray(configuration.load(["digits", "--base.epochs=1"]))
 
 

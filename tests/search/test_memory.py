@@ -45,7 +45,7 @@ def work(out: str) -> dict[str, Any]:
     def candidate(number: int) -> dict[str, Any]:
         share = rng.uniform(0.2, 1, len(problem.graph.groups))
         widths = tuple(problem.lattice.snap(problem.graph.widths * share).tolist())
-        names = {"kind": "widths", "source": "test", "method": "uniform"}
+        names = {"kind": "widths", "source": "test", "method": "gain-curve"}
         return Candidate(
             trial_id=f"{number:05d}-{number:x}",
             arch_hash=f"{number + 1000:016x}",
