@@ -73,8 +73,12 @@ def measure(
     share: cluster.Share,
     say: Callable[[str], None],
 ) -> list[Member]:
-    """Members of the frontier of complete `rows`, measured; finished trainings are not repeated."""
+    """Members of the frontier of complete `rows`, measured; finished trainings are not repeated.
+
+    The base model is measured with them, at no cost: what dominated it may have been lucky.
+    """
     members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    members += [row for row in rows if _is_whole(base, row) and row not in members]
     for row in members:
         if _is_whole(base, row) and stored(config, row, OWN) is None:  # scored before the search
             own = Training(row.seed, base.val, base.test, 0.0, 0.0, row.checkpoint)

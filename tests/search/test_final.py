@@ -1,0 +1,38 @@
+"""Which points stay on the frontier once they are trained several times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search import cluster, final
+from search import config as configuration
+from search.final import Training
+from tests.search import runs
+
+
+def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single training above the base's accuracy at fewer MACs, whose mean is below it."""
+    config = configuration.load(["digits", f"--out={tmp_path}/run", "--search.final_seeds=2"])
+    whole, slim = runs.make_rows(2)
+    rows = [replace(whole, top1_val=0.95, epochs=0.0), replace(slim, top1_val=0.96)]
+    base: Any = SimpleNamespace(val=0.95, test=0.94, channel_graph=lambda: runs.GRAPH)
+    trained = []
+
+    def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
+        for row, k in jobs:
+            trained.append(row.trial_id)
+            final._store(config, row, k, Training(k, 0.9, 0.9, 1.0, 1.0, "x"))
+
+    monkeypatch.setattr(final, "train_all", train_all)
+    members = final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
+    assert trained == [slim.trial_id] * 2, "the base model costs no training"
+    assert [m.row.trial_id for m in members] == [slim.trial_id, whole.trial_id]
+    assert members[-1].val_mean == base.val
+    assert members[-1].trainings[0].test == base.test
