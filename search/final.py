@@ -122,7 +122,7 @@ def _repeats(config: Config, base: Base, row: Row) -> list[int]:
 
 
 def _is_whole(base: Base, row: Row) -> bool:
-    return list(row.widths) == base.channel_graph().widths.tolist()
+    return row.widths == tuple(base.info.widths.values())
 
 
 def epochs_of(config: Config) -> float:

@@ -22,7 +22,8 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     config = configuration.load(["digits", f"--out={tmp_path}/run", "--search.final_seeds=2"])
     whole, slim = runs.make_rows(2)
     rows = [replace(whole, top1_val=0.95, epochs=0.0), replace(slim, top1_val=0.96)]
-    base: Any = SimpleNamespace(val=0.95, test=0.94, channel_graph=lambda: runs.GRAPH)
+    widths = {group.name: group.channels for group in runs.GRAPH.groups}
+    base: Any = SimpleNamespace(val=0.95, test=0.94, info=SimpleNamespace(widths=widths))
     trained = []
 
     def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
