@@ -77,48 +77,58 @@ def measure(
 
     The base model is measured with them, at no cost: what dominated it may have been lucky.
     """
-    members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
-    members += [row for row in rows if _is_whole(base, row) and row not in members]
-    for row in members:
-        if _is_whole(base, row) and stored(config, row, OWN) is None:  # scored before the search
-            own = Training(row.seed, base.val, base.test, 0.0, 0.0, row.checkpoint)
-            _store(config, row, OWN, own)
-    jobs = {row.trial_id: [(row, k) for k in _repeats(config, base, row)] for row in members}
-    todo = [job for own in jobs.values() for job in own if stored(config, *job) is None]
+    members = _members(base, rows)
+    jobs = [(row, k) for row in members if not _is_whole(base, row) for k in _repeats(config)]
+    todo = [job for job in jobs if stored(config, *job) is None]
     if todo:
         say(f"frontier of {len(members)} members: {len(todo)} final trainings")
         train_all(config, base, todo, share, say)
     measured = []
     for row in members:
-        found = [stored(config, *job) for job in jobs[row.trial_id]]
-        if trainings := tuple(training for training in found if training is not None):
+        if trainings := _trainings(config, base, row):
             measured.append(Member(row, trainings))
-    stays = pareto.front([(member.row.macs, member.val_mean) for member in measured])
-    for i in sorted(set(range(len(measured))) - set(stays.tolist())):
-        say(f"{measured[i].row.trial_id} leaves the frontier: another dominates its mean")
-    return [measured[i] for i in stays]
+    stays = _front(measured)
+    for member in measured:
+        if member not in stays:
+            say(f"{member.row.trial_id} leaves the frontier: another dominates its mean")
+    return stays
 
 
-def so_far(config: Config, rows: Sequence[Row]) -> list[Member]:
+def so_far(config: Config, base: Base, rows: Sequence[Row]) -> list[Member]:
     """Members of the frontier of complete `rows` without any training, for a run that is stopped.
 
     Final trainings that are finished already are used; the others' test accuracy is not known.
     """
-    members = []
-    for i in pareto.front(pareto.points_of(rows)):
-        row = rows[i]
-        found = [stored(config, row, k) for k in (OWN, *range(config.search.final_seeds))]
-        trainings = tuple(training for training in found if training is not None)
+    found = []
+    for row in _members(base, rows):
         assert row.top1_val is not None
         own = Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, row.checkpoint)
-        members.append(Member(row, trainings or (own,)))
-    return members
+        found.append(Member(row, _trainings(config, base, row) or (own,)))
+    return _front(found)
 
 
-def _repeats(config: Config, base: Base, row: Row) -> list[int]:
-    """The trainings of a member; the base model itself, never trained again, has one."""
-    own = _is_whole(base, row) or not config.search.final_seeds
-    return [OWN] if own else [*range(config.search.final_seeds)]
+def _members(base: Base, rows: Sequence[Row]) -> list[Row]:
+    """The frontier of single trainings, and the base model, which a lucky one may dominate."""
+    members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    return members + [row for row in rows if _is_whole(base, row) and row not in members]
+
+
+def _front(members: Sequence[Member]) -> list[Member]:
+    """Those that no other's mean dominates, by MACs."""
+    points = [(member.row.macs, member.val_mean) for member in members]
+    return [members[i] for i in pareto.front(points)]
+
+
+def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:
+    """What is finished; the base model was scored before the search."""
+    if _is_whole(base, row):
+        return (Training(row.seed, base.val, base.test, 0.0, 0.0, row.checkpoint),)
+    found = [stored(config, row, k) for k in _repeats(config)]
+    return tuple(training for training in found if training is not None)
+
+
+def _repeats(config: Config) -> list[int]:
+    return [*range(config.search.final_seeds)] or [OWN]
 
 
 def _is_whole(base: Base, row: Row) -> bool:

@@ -96,12 +96,12 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         members = parts.measure(config, base, _complete(study), share, say) if finished else []
     except BaseException as error:  # bad luck or Ctrl-C: what is finished must be of use
         with suppress(UserError):  # on a disk that is full
-            _put_away(config, place, current, study, say)
+            _put_away(config, place, base, current, study, say)
         if not isinstance(error, KeyboardInterrupt):
             raise
         return config.out
     if not finished:
-        _put_away(config, place, current, study, say)
+        _put_away(config, place, base, current, study, say)
         return config.out
     study.ledger.compact()
     export.export(config.out, members, study.rows, current)
@@ -152,6 +152,7 @@ def _complete(study: Study) -> list[Row]:
 def _put_away(
     config: Config,
     place: storage.Location,
+    base: Base,
     current: dict[str, Any],
     study: Study,
     say: Callable[[str], None],
@@ -160,7 +161,7 @@ def _put_away(
     study.close()
     record.update(place, current, status="interrupted")
     study.ledger.compact()
-    members = final.so_far(config, _complete(study))
+    members = final.so_far(config, base, _complete(study))
     export.export(config.out, members, study.rows, current)
     report.write(config.out)
     say(f"stopped; the same command goes on from {study.finished} finished trials")

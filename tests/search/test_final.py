@@ -37,3 +37,10 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     assert [m.row.trial_id for m in members] == [slim.trial_id, whole.trial_id]
     assert members[-1].val_mean == base.val
     assert members[-1].trainings[0].test == base.test
+
+    stopped = final.so_far(config, base, [*rows, replace(slim, trial_id="new", macs=1)])
+    assert [(m.row.trial_id, m.best.test) for m in stopped] == [
+        ("new", None),
+        (slim.trial_id, 0.9),
+        (whole.trial_id, base.test),
+    ], "stopped between them, finished trainings count"
