@@ -56,6 +56,7 @@ class Bench:
     def __init__(self) -> None:
         self.graph: ChannelGraph = trace(zoo.resolve("resnet56"), (3, 32, 32))
         self.cost, self.lat = Cost(self.graph), lattice(self.graph, None, 0.1)
+        self.strata = Strata(self.cost.macs(self.lat.low) / self.cost.base_macs, 1.0)
         self.truth = Surface(noise=False)
         self.reference = pareto.reference_point(self.cost.base_macs, 10)
 

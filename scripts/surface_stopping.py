@@ -1,9 +1,12 @@
-"""Epochs with and without early stopping, on the surface's learning curves."""
+"""Epochs with and without early stopping, on the surface's learning curves.
+
+Beside MO-ASHA a rule that foresees the end bounds what any stopping rule can save.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +17,6 @@ from surface_search import Array, Bench, Variant, outcome_of
 
 from search import scheduler
 from search.candidate import Candidate, Outcome
-from search.strata import Strata
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,47 @@ class Independent:
         self.finished += 1
 
 
-def simulate(
-    bench: Bench, variant: Variant, steps: Sequence[scheduler.Rung], budget: float, seed: int
-) -> Stopping:
+# (candidate, epochs, share of the MACs, noisy top-1) -> whether the trial is stopped
+Judge = Callable[[Candidate, int, float, float], bool]
+
+
+def halving(bench: Bench, screen: float) -> Judge:
+    """MO-ASHA as a search has it."""
+    rule = scheduler.Halving(scheduler.rungs(EPOCHS, screen=screen), bench.strata)
+    return lambda trial, epoch, share, top1: bool(rule.judge(trial.trial_id, epoch, share, top1))
+
+
+def foresight(bench: Bench) -> Judge:
+    """Stops before training what an earlier trial dominates in the end, noise apart."""
+    trained: list[tuple[float, float]] = []
+
+    def judge(trial: Candidate, epoch: int, share: float, top1: float) -> bool:
+        if epoch:
+            return False
+        end = float(bench.truth.end(np.array(trial.widths))[0])
+        if any(macs <= share and accuracy >= end for macs, accuracy in trained):
+            return True
+        trained.append((share, end))
+        return False
+
+    return judge
+
+
+KINDS: dict[str, Callable[[Bench], Judge]] = {
+    "off": lambda bench: lambda *_: False,
+    "mo-asha": lambda bench: halving(bench, screen=0),
+    "mo-asha, screen 3": lambda bench: halving(bench, screen=3),
+    "foresight": foresight,
+}
+
+
+def simulate(bench: Bench, variant: Variant, judge: Judge, budget: float, seed: int) -> Stopping:
     """Four asynchronous workers train until so many epochs are spent; an epoch's time is its MACs'.
 
     A trial costs its epochs and, for cut, repair and scores before them, a tenth of one.
     """
     noisy = Surface(seed=seed)
     study = bench.study(variant, seed, 4) if variant.sampler else Independent(bench, seed)
-    least = bench.cost.macs(bench.lat.low) / bench.cost.base_macs
-    halving = scheduler.Halving(steps, Strata(least, 1.0))
     spent, done = 0.0, [(0.0, 0.0)]
     W, top1 = [], []
     queue: list[tuple[float, int, Candidate, int, Array]] = []
@@ -90,7 +122,7 @@ def simulate(
             top1.append(curve[-1])
             study.tell(candidate.trial_id, outcome_of(candidate, curve, epoch))
             done.append((spent, bench.volume(np.array(W), np.array(top1))))
-        elif halving.judge(candidate.trial_id, epoch, share, curve[epoch]):
+        elif judge(candidate, epoch, share, curve[epoch]):
             study.tell(
                 candidate.trial_id, replace(outcome_of(candidate, curve, epoch), status="stopped")
             )
@@ -101,21 +133,16 @@ def simulate(
             begin(now)
     shares = bench.cost.macs(np.array(W)) / bench.cost.base_macs
     epochs, volume = np.array(done).T
-    return Stopping(epochs, volume, halving.strata.counts(shares), len(W), study.finished)
+    return Stopping(epochs, volume, bench.strata.counts(shares), len(W), study.finished)
 
 
 def early_stopping(bench: Bench, seeds: int, variants: Mapping[str, Variant]) -> None:
     """Epochs to the hypervolume of whole trainings, and MAC bins that these fill and others not."""
-    kinds = {
-        "off": (),
-        "mo-asha": scheduler.rungs(EPOCHS, screen=0),
-        "mo-asha, screen 3": scheduler.rungs(EPOCHS, screen=3),
-    }
     budgets, grid, lines = (200, 400, 600), np.arange(601.0), []
     for proposal, variant in variants.items():
         whole: list[Stopping] = []
-        for kind, steps in kinds.items():
-            runs = [simulate(bench, variant, steps, 600, s) for s in range(seeds)]
+        for kind, make in KINDS.items():
+            runs = [simulate(bench, variant, make(bench), 600, s) for s in range(seeds)]
             whole = whole or runs
             target, mean = (
                 np.mean([step(r.epochs, r.volume, grid) for r in these], axis=0)
