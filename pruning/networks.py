@@ -1,13 +1,16 @@
-"""The zoo's own networks, for small images, with torchvision's tensor names."""
+"""The zoo's own networks, for small images, with torchvision's tensor names.
+
+torchvision itself, a second to import for each of a search's processes, is not needed by most.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+
+VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # 0 pools
 
 
 def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
@@ -25,10 +28,9 @@ def digits(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
 
 def vgg16_bn(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """VGG-16 with batch norm and one linear layer, for 32x32 images."""
-    plan: list[int | str] = torchvision.models.vgg.cfgs["D"]
     layers: list[nn.Module] = []
-    for width in plan:
-        if isinstance(width, str):
+    for width in VGG16:
+        if not width:
             layers.append(nn.MaxPool2d(2))
             continue
         conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
@@ -41,13 +43,15 @@ def vgg16_bn(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
 def mobilenet_v2(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """torchvision's MobileNetV2 with strides for 32x32 images (4x4 before pooling)."""
+    from torchvision.models import MobileNetV2
+
     widths = (16, 24, 32, 64, 96, 160, 320)
     repeats, strides = (1, 2, 3, 4, 3, 3, 1), (1, 1, 2, 2, 1, 2, 1)
     plan = [
         [1 if width == 16 else 6, width, repeat, stride]
         for width, repeat, stride in zip(widths, repeats, strides, strict=True)
     ]
-    model = torchvision.models.MobileNetV2(num_classes, inverted_residual_setting=plan)
+    model = MobileNetV2(num_classes, inverted_residual_setting=plan)
     stem = nn.Conv2d(in_channels, 32, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out")
     model.features[0][0] = stem
@@ -68,13 +72,22 @@ def densenet40(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
         features[f"denseblock{block}"] = nn.Sequential(OrderedDict(layers))
         width += depth * growth
         if block < 3:
-            transition = torchvision.models.densenet._Transition(width, width)
-            features[f"transition{block}"] = transition
+            features[f"transition{block}"] = _transition(width)
     features |= {"norm5": nn.BatchNorm2d(width), "relu5": nn.ReLU(inplace=True)}
     return _network(
         {"features": nn.Sequential(OrderedDict(features))},
         {"classifier": nn.Linear(width, num_classes)},
     )
+
+
+def _transition(width: int) -> nn.Module:
+    layers: dict[str, nn.Module] = {
+        "norm": nn.BatchNorm2d(width),
+        "relu": nn.ReLU(inplace=True),
+        "conv": nn.Conv2d(width, width, 1, bias=False),
+        "pool": nn.AvgPool2d(2, 2),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 class _DenseLayer(nn.Module):
@@ -90,6 +103,24 @@ class _DenseLayer(nn.Module):
         return torch.cat([x, self.conv1(self.relu1(self.norm1(x)))], 1)
 
 
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
 def _resnet(widths: tuple[int, ...], blocks: int, num_classes: int, in_channels: int) -> nn.Module:
     width = widths[0]
     body: dict[str, nn.Module] = {
@@ -99,8 +130,8 @@ def _resnet(widths: tuple[int, ...], blocks: int, num_classes: int, in_channels:
     }
     for i, out in enumerate(widths, start=1):
         stride = 1 if i == 1 else 2
-        layers = [BasicBlock(width, out, stride, _shortcut(width, out, stride))]
-        layers += [BasicBlock(out, out) for _ in range(blocks - 1)]
+        layers = [_BasicBlock(width, out, stride)]
+        layers += [_BasicBlock(out, out) for _ in range(blocks - 1)]
         body[f"layer{i}"] = nn.Sequential(*layers)
         width = out
     return _network(body, {"fc": nn.Linear(width, num_classes)})

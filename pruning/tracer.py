@@ -9,6 +9,7 @@ its labels to FIXED, so an exotic operation costs its own channels and nothing e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,8 @@ from pruning.labels import FIXED, Key, Record, labels_of, start, tensors_in
 from pruning.operations import understood
 from pruning.surgery import cut
 
+SMALL = 2**35  # weights × pixels of an image, more than there are MACs
+
 
 def trace(model: nn.Module, input_shape: Sequence[int]) -> ChannelGraph:
     """Trace `model` (left untouched) on one input of shape [C, H, W] and check the result.
@@ -34,7 +37,10 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> ChannelGraph:
     """
     shape = tuple(input_shape)
     with _eval_mode(model):
-        device = "meta"  # shapes are all it takes, where the code asks for no values
+        # shapes are all it takes, where the code asks for no values; a process that meets the meta
+        # device for the first time spends a second on imports, a small network takes less to run
+        most = sum(p.numel() for p in model.parameters()) * math.prod(shape[1:])
+        device = "cpu" if most < SMALL else "meta"
         try:
             record = _record(model, shape, device)
         except (NotImplementedError, RuntimeError):
@@ -65,7 +71,7 @@ def _record(model: nn.Module, shape: tuple[int, ...], device: str) -> Record:
     state = {
         name: torch.empty_like(tensor, device=device)
         if device == "meta"
-        else tensor.detach().to(device)
+        else tensor.detach().to(device, copy=True)
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     record = Record(state, frozenset(name for name, _ in model.named_parameters()))

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from pruning.graph import ChannelGraph
 from pruning.methods import Problem, State
 from pruning.tracer import trace
 from pruning.widths import lattice
-from search import data, states
+from search import cluster, data, states
 from search.options import Config, SearchConfig
 from search.validation import method_names
 
@@ -117,6 +118,12 @@ def prepare(
         measured_s={name: spent for name, (_, spent) in measured.items()},
         seconds=seconds,
     )
+
+
+def prepare_in_worker(config: Config, stored: str | None) -> Base:
+    """`prepare` as a Ray task: with a trial's resources, not the driver's."""
+    say = partial(print, flush=True)
+    return prepare(config, stored, device=cluster.worker_device(config), say=say)
 
 
 def calibration(train: data.Images, seed: int) -> data.Images:

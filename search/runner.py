@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import tune
 from ray.exceptions import RayTaskError
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from rich.console import Console
 
 from pruning import checkpoint, uri
@@ -31,37 +26,28 @@ from search import (
     quantity,
     record,
     report,
-    scheduler,
     seeds,
     storage,
-    worker,
 )
 from search import trial as trial_body
 from search.base import Base
 from search.candidate import Limits
 from search.ledger import Ledger, Row
 from search.options import Config
-from search.progress import Progress
+from search.pareto import Reference
 from search.screen import rung_correlation
-from search.searcher import FrontierSearcher
 from search.strata import Strata
 from search.study import Study
 from search.validation import method_names
-from search.watchdog import Watchdog
-
-# Tune's own tables would scroll over the progress display
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the ledger has the reason
-RETRIES = 2  # of a trial whose worker died; the next death is a failed row
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a search is made of besides its settings; tests put their own in."""
 
-    prepare: Callable[[Config, str | None], Base] = worker.prepare
-    open_workshop: worker.Open = trial_body.Workshop.open
-    body: worker.Body = trial_body.run
+    prepare: Callable[[Config, str | None], Base] = base_model.prepare_in_worker
+    open_workshop: trial_body.Open = trial_body.Workshop.open
+    body: trial_body.Body = trial_body.run
     measure: final.Measure = final.measure
     ray: dict[str, Any] | None = None
 
@@ -83,7 +69,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     cluster.connect(config, **(parts.ray or {}))
     share = cluster.share(config)
     checks.check_nodes(config, share.gpus)
-    base = base_of(config, before, parts.prepare, share, say)
+    base = base_of(config, before, parts.prepare, share, say, meanwhile=_load_tune)
     problem = base_model.problem(base.channel_graph(), config.search)
     study = make_study(config, base, problem, share)
     current = before or record.create(config, _facts(base, problem), base.info.classes)
@@ -92,7 +78,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     current = record.update(place, current, status="running", config=_plain(config))
     _introduce(current, study, share, say)
     try:
-        finished = _tune(config, base, study, share, current, console, parts)
+        finished = _trials(config, base, study, share, record.reference(current), console, parts)
         members = parts.measure(config, base, _complete(study), share, say) if finished else []
     except BaseException as error:  # bad luck or Ctrl-C: what is finished must be of use
         with suppress(UserError):  # on a disk that is full
@@ -186,6 +172,7 @@ def base_of(
     prepare: Callable[[Config, str | None], Base],
     share: cluster.Share,
     say: Callable[[str], None],
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Base:
     """The base model by a task with a trial's resources; an earlier session's if there is one."""
     file = storage.open_uri(config.out) / "base.safetensors"
@@ -196,12 +183,37 @@ def base_of(
     try:
         # with .options() Ray would keep the process, and that its memory on the GPU
         task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(prepare)
-        base: Base = ray.get(task.remote(config, known))
+        result = task.remote(config, known)
+        meanwhile()
+        base: Base = ray.get(result)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
     return base
+
+
+def _trials(
+    config: Config,
+    base: Base,
+    study: Study,
+    share: cluster.Share,
+    reference: Reference,
+    console: Console,
+    parts: Parts,
+) -> bool:
+    """Run trials until the budget is spent; False if the user stopped it."""
+    if study.finished >= config.trials:
+        return True
+    from search import tuning
+
+    trainable = tuning.trainable(config, base, share, parts.open_workshop, parts.body)
+    return tuning.run(config, trainable, study, share.slots, reference, console)
+
+
+def _load_tune() -> None:
+    """Ray Tune takes a second to import: the driver has it while the base model is prepared."""
+    importlib.import_module("search.tuning")
 
 
 def _store_base(config: Config, base: Base) -> None:
@@ -238,79 +250,6 @@ def _introduce(
         say(f"going on after {study.finished} finished trials")
     device = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus:g} CPU"
     say(f"{share.slots} trials at a time, each with {device}")
-
-
-def _tune(
-    config: Config,
-    base: Base,
-    study: Study,
-    share: cluster.Share,
-    current: dict[str, Any],
-    console: Console,
-    parts: Parts,
-) -> bool:
-    """Run trials until the budget is spent; False if the user stopped it."""
-    if study.finished >= config.trials:
-        return True
-    searcher = FrontierSearcher(study, config.trials)
-    watch = []
-    if config.search.trial_timeout_s is not None:
-        watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            worker.TrialWorker,
-            settings=config,
-            base=base,
-            open_workshop=parts.open_workshop,
-            body=parts.body,
-        ),
-        share.resources,
-    )
-    reference = record.reference(current)
-    with (
-        tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
-        Progress(study, config.trials, reference, console) as progress,
-    ):
-        tuner = Tuner(
-            trainable,
-            tune_config=TuneConfig(
-                search_alg=searcher,
-                scheduler=scheduler.make(
-                    config.search, config.finetune.epochs, study, searcher.reasons
-                ),
-                num_samples=-1,
-                max_concurrent_trials=share.slots,
-                reuse_actors=True,
-                trial_name_creator=worker.trial_name,
-                trial_dirname_creator=worker.trial_name,
-            ),
-            run_config=RunConfig(
-                name=os.path.basename(config.out.rstrip("/")) or "tune",
-                storage_path=config.resources.storage_path or scratch,
-                callbacks=[progress, *watch],
-                failure_config=FailureConfig(max_failures=RETRIES),
-                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        with _own_interrupts():
-            tuner.fit()
-    study.close()  # Ctrl-C makes Tune leave trials behind
-    if searcher.error:
-        raise searcher.error
-    return searcher.exhausted or study.finished >= config.trials
-
-
-@contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Tune takes Ctrl-C for itself and, where none came, keeps it: it would be lost afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pruning.errors import UserError
 from search.candidate import Outcome
 from search.ledger import STATUSES
 from search.study import Study
+from search.trial import FATAL
 
-FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
 AGAINS = 2  # how often at most
 AGAIN = ""  # a reason: the worker failed, the trial is to be tried again
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +26,10 @@ from search.candidate import Candidate
 from search.options import Config
 
 Report = dict[str, Any]
+FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
+Open = Callable[[Config, Base, str], Any]
+Body = Callable[[Any, Candidate], Iterator[Report]]
+"""A trial: (what its worker opened once, what to run) → reports, the last with a `status`."""
 
 
 @dataclass(frozen=True)

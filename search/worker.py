@@ -1,8 +1,8 @@
-"""The Ray side of a trial: a re-used Tune worker, and the task that prepares the base model."""
+"""The Ray side of a trial: a re-used Tune worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,16 +11,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from pruning.errors import UserError
-from search import base as base_model
 from search import checks, cluster, trial
 from search.base import Base
 from search.candidate import Candidate
 from search.options import Config
-from search.searcher import FATAL
-
-Open = Callable[[Config, Base, str], Any]
-Body = Callable[[Any, Candidate], Iterator[dict[str, Any]]]
-"""A trial: (what its worker opened once, what to run) → reports, the last with a `status`."""
+from search.trial import FATAL
 
 
 class TrialWorker(tune.Trainable):
@@ -33,8 +28,8 @@ class TrialWorker(tune.Trainable):
         config: dict[str, Any],
         settings: Config | None = None,
         base: Base | None = None,
-        open_workshop: Open = trial.Workshop.open,
-        body: Body = trial.run,
+        open_workshop: trial.Open = trial.Workshop.open,
+        body: trial.Body = trial.run,
     ) -> None:
         assert settings is not None
         assert base is not None
@@ -72,11 +67,6 @@ class TrialWorker(tune.Trainable):
         self._reports = self._start(Candidate.from_config(config))
 
 
-def prepare(config: Config, stored: str | None) -> Base:
-    """The task that makes the base model: a trial's resources, not the driver's."""
-    return base_model.prepare(config, stored, device=cluster.worker_device(config), say=_quiet)
-
-
 def trial_name(trial: Trial) -> str:
     """Tune's name for a trial is its name in the ledger."""
     return str(trial.config["trial_id"])
@@ -85,7 +75,3 @@ def trial_name(trial: Trial) -> str:
 def _refuse(error: UserError, candidate: Candidate) -> Iterator[dict[str, Any]]:
     raise error
     yield  # makes it a generator, as a body is
-
-
-def _quiet(text: str) -> None:
-    print(text, flush=True)

@@ -63,7 +63,7 @@ def compare(
 ) -> tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]:
     """The comparison, the run's record and its frontier."""
     from search import base as base_model
-    from search import cluster, config, runner, validation, worker
+    from search import cluster, config, runner, validation
     from search import compare as comparison
     from search.results import read_points, read_record
 
@@ -85,7 +85,8 @@ def compare(
 
     cluster.connect(measured)
     share = cluster.share(measured)
-    base: base_model.Base = runner.base_of(measured, record, worker.prepare, share, say)
+    prepare = base_model.prepare_in_worker
+    base: base_model.Base = runner.base_of(measured, record, prepare, share, say)
     table = comparison.compare(measured, base, options.macs, options.seeds, points, share, say)
     return table, record, list(points)
 

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.resnet import BasicBlock
 from torchvision.transforms.functional import normalize, to_tensor
 
 from pruning import trace, zoo
@@ -75,6 +76,17 @@ def test_names_are_torchvisions(name: str) -> None:
     depths = ("layer1.2", "layer2.2", "layer3.2", "classifier")
     ours = {n for n in zoo.resolve(name).state_dict() if not n.startswith(depths)}
     assert ours <= theirs
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_residual_blocks_are_torchvisions(block: int) -> None:
+    ours = zoo.resolve("resnet20").get_submodule(f"layer2.{block}").eval()
+    shortcut = nn.Sequential(nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32))
+    theirs = BasicBlock(32, 32) if block else BasicBlock(16, 32, 2, shortcut)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 32 if block else 16, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs.eval()(x))
 
 
 def test_mobilenet_is_torchvisions_but_for_strides() -> None:

@@ -24,9 +24,10 @@ from pruning.errors import UserError
 from search import base as base_model
 from search import cluster, record, runner, storage, watchdog
 from search.ledger import Ledger
-from search.searcher import FATAL, FrontierSearcher
+from search.searcher import FrontierSearcher
 from search.space import WidthProposal
 from search.study import Study
+from search.trial import FATAL
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
 from tests.search.spaces import network
 from tests.search.test_study import assert_study_is_the_ledger

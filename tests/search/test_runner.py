@@ -101,8 +101,6 @@ def test_rows_are_honest(finished: Path) -> None:
     assert all(row.finetune_s > 0 for row in slim)
     assert all(row.curve == (row.top1_val,) for row in slim), "half an epoch is one report"
     assert base.curve == ()
-    own = json.loads((finished / f"finals/{base.trial_id}-own.json").read_text())
-    assert (own["val"], own["test"]) == (record["base_top1_val"], record["base_top1_test"])
     assert all(row.macs <= row.proposal["asked_macs"] for row in rows)
     assert len({row.arch_hash for row in rows}) == len(rows)
 

@@ -12,7 +12,7 @@ import torch
 
 from pruning.errors import UserError
 from search import trial, worker
-from search.searcher import FATAL
+from search.trial import FATAL
 
 
 def make_worker(
