@@ -1,13 +1,11 @@
-"""Epochs with and without early stopping, on the surface's learning curves.
-
-Beside MO-ASHA a rule that foresees the end bounds what any stopping rule can save.
-"""
+"""Epochs with and without early stopping, on the surface's learning curves."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from benchmark import emit, table
@@ -17,6 +15,8 @@ from surface_search import Array, Bench, Variant, outcome_of
 
 from search import scheduler
 from search.candidate import Candidate, Outcome
+from search.ledger import Row
+from search.screening import Screening
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Independent:
     """In a study's place: random independent widths, and no memory."""
 
     def __init__(self, bench: Bench, seed: int) -> None:
-        self.bench, self.rng, self.finished = bench, np.random.default_rng(seed), 0
+        self.bench, self.rng = bench, np.random.default_rng(seed)
+        self.rows: list[Row] = []
 
     def ask(self) -> Candidate:
         share = self.rng.uniform(0.1, 1, len(self.bench.graph.groups))
@@ -52,41 +53,52 @@ class Independent:
             **names,
         )
 
+    @property
+    def finished(self) -> int:
+        return len(self.rows)
+
     def tell(self, trial: str, outcome: Outcome) -> None:
-        self.finished += 1
+        told = {
+            name: getattr(outcome, name) for name in ("status", "top1_recalibrated", "top1_val")
+        }
+        macs = int(self.bench.cost.macs(np.array(outcome.widths)))
+        row = Row(
+            trial_id=trial,
+            arch_hash=trial,
+            method="",
+            proposal={},
+            widths=outcome.widths or (),
+            macs=macs,
+            params=0,
+            epochs=outcome.epochs,
+            **told,
+        )
+        self.rows.append(row)
 
 
-# (candidate, epochs, share of the MACs, noisy top-1) -> whether the trial is stopped
-Judge = Callable[[Candidate, int, float, float], bool]
+# (candidate, epochs, MACs, noisy top-1, ended trials) -> whether the trial is stopped
+Judge = Callable[[Candidate, int, int, float, Sequence[Row]], bool]
 
 
-def halving(bench: Bench, screen: float) -> Judge:
-    """MO-ASHA as a search has it."""
-    rule = scheduler.Halving(scheduler.rungs(EPOCHS, screen=screen), bench.strata)
-    return lambda trial, epoch, share, top1: bool(rule.judge(trial.trial_id, epoch, share, top1))
+def stopping(bench: Bench, screen: float = 0, halving: bool = False) -> Judge:
+    """The rules of search/scheduler.py."""
+    base = bench.cost.base_macs
+    screening = Screening(screen, bench.strata, bench.reference) if screen else None
+    rule = scheduler.Halving(scheduler.rungs(EPOCHS) if halving else (), bench.strata)
 
-
-def foresight(bench: Bench) -> Judge:
-    """Stops before training what an earlier trial dominates in the end, noise apart."""
-    trained: list[tuple[float, float]] = []
-
-    def judge(trial: Candidate, epoch: int, share: float, top1: float) -> bool:
+    def judge(trial: Candidate, epoch: int, macs: int, top1: float, rows: Sequence[Row]) -> bool:
         if epoch:
-            return False
-        end = float(bench.truth.end(np.array(trial.widths))[0])
-        if any(macs <= share and accuracy >= end for macs, accuracy in trained):
-            return True
-        trained.append((share, end))
-        return False
+            return bool(rule.judge(trial.trial_id, epoch, macs / base, top1))
+        return bool(screening and screening.judge(trial.trial_id, macs, top1, rows))
 
     return judge
 
 
 KINDS: dict[str, Callable[[Bench], Judge]] = {
-    "off": lambda bench: lambda *_: False,
-    "mo-asha": lambda bench: halving(bench, screen=0),
-    "mo-asha, screen 3": lambda bench: halving(bench, screen=3),
-    "foresight": foresight,
+    "off": stopping,
+    "mo-asha": partial(stopping, halving=True),
+    "screen 5": partial(stopping, screen=5),
+    "screen 5, mo-asha": partial(stopping, screen=5, halving=True),
 }
 
 
@@ -114,15 +126,15 @@ def simulate(bench: Bench, variant: Variant, judge: Judge, budget: float, seed: 
     while queue:
         now, number, candidate, epoch, curve = heapq.heappop(queue)
         widths = np.array(candidate.widths)
-        share = float(bench.cost.macs(widths)) / bench.cost.base_macs
+        macs = int(bench.cost.macs(widths))
+        share = macs / bench.cost.base_macs
         spent += 0.1 if epoch == 0 else 1
-        whole = share == 1
-        if epoch == EPOCHS or whole:
+        if epoch == EPOCHS or share == 1:
             W.append(widths)
             top1.append(curve[-1])
             study.tell(candidate.trial_id, outcome_of(candidate, curve, epoch))
             done.append((spent, bench.volume(np.array(W), np.array(top1))))
-        elif judge(candidate, epoch, share, curve[epoch]):
+        elif judge(candidate, epoch, macs, curve[epoch], study.rows):
             study.tell(
                 candidate.trial_id, replace(outcome_of(candidate, curve, epoch), status="stopped")
             )

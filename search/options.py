@@ -66,8 +66,9 @@ class SearchConfig:
         early_stopping: off, or mo-asha: after a ninth and a third of the epochs, one trial of three
             goes on among those of about the same MACs, by non-dominated sorting. Stopped trials
             count as trials: ask for about three times as many.
-        screen: With mo-asha, also one of so many goes on before any fine-tuning, by its accuracy
-            after repair; 0 is off. Only of use where that is well above chance (see repair).
+        screen: One trial of so many is fine-tuned (0: all): those that promise most new
+            hypervolume by their accuracy after repair. Screened trials count as trials. Of use
+            where that accuracy is well above chance (see repair); 5 is good.
         final_seeds: How often each member of the frontier is trained anew at the end, for the mean
             and std of its test accuracy; 0 keeps the weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.

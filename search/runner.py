@@ -35,7 +35,7 @@ from search.candidate import Limits
 from search.ledger import Ledger, Row
 from search.options import Config
 from search.pareto import Reference
-from search.screen import rung_correlation
+from search.correlation import rung_correlation
 from search.strata import Strata
 from search.study import Study
 from search.validation import method_names

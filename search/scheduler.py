@@ -1,9 +1,9 @@
 """MO-ASHA: at each rung, trials go on that are among the best of their part of the MAC range.
 
-A rung is a number of epochs; rung 0 is the first report, after repair and before any gradient step.
-All that reached a rung are put in order by non-dominated sort on (MACs, accuracy), the least
-crowded first within a rank, and a trial goes on if it is among the first 1/factor of its MAC
-stratum. So the cheap end is never starved, and what is alone in its stratum always goes on.
+A rung is a number of epochs. All that reached a rung are put in order by non-dominated sort on
+(MACs, accuracy), the least crowded first within a rank, and a trial goes on if it is among the
+first 1/factor of its MAC stratum. So the cheap end is never starved, and what is alone in its
+stratum always goes on. Rung 0, before any gradient step, is judged otherwise: screening.py.
 
 Schmucker et al., Multi-objective asynchronous successive halving (2021).
 """
@@ -14,7 +14,6 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,46 +22,35 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from pruning.cost import Cost
 from search import pareto
 from search.ledger import Row
 from search.options import SearchConfig
+from search.pareto import Reference
+from search.screening import Screening
 from search.searcher import AGAIN
 from search.strata import Strata
 from search.study import Study
 
 ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
-FACTOR = 3.0  # of the rungs after training has begun
+FACTOR = 3.0  # one trial of so many goes on
 
 
-@dataclass(frozen=True)
-class Rung:
-    """Decided at the first report with at least so many epochs; one trial of `factor` goes on."""
-
-    epochs: float
-    factor: float
-
-
-def rungs(epochs: float, factor: float = FACTOR, screen: float = FACTOR) -> tuple[Rung, ...]:
-    """Rung 0, where one of `screen` goes on, then `epochs` / factor, / factor², … in whole epochs.
-
-    `screen` up to 1: no rung 0. Without a whole epoch before the end, rung 0 is all.
-    """
-    found = [Rung(0, screen)] if screen > 1 else []
+def rungs(epochs: float, factor: float = FACTOR) -> tuple[int, ...]:
+    """`epochs` / factor, / factor², … in whole epochs, ascending, all before the end."""
     levels = []
     level = epochs / factor
     while factor > 1 and round(level) >= 1:
         if round(level) < epochs:
             levels.append(round(level))
         level /= factor
-    return (*found, *(Rung(level, factor) for level in sorted(set(levels))))
+    return tuple(sorted(set(levels)))
 
 
 class Halving:
     """What each trial scored at each rung, and whether it goes on; no Ray in here."""
 
-    def __init__(self, steps: Iterable[Rung], strata: Strata) -> None:
-        self.steps, self.strata = tuple(steps), strata
+    def __init__(self, steps: Iterable[int], strata: Strata, factor: float = FACTOR) -> None:
+        self.steps, self.strata, self.factor = tuple(steps), strata, factor
         self._scores: list[dict[str, tuple[float, float]]] = [{} for _ in self.steps]
 
     def learn(self, rows: Iterable[Row], base_macs: int) -> None:
@@ -73,8 +61,8 @@ class Halving:
             share = row.macs / base_macs
             for step, scores in zip(self.steps, self._scores, strict=True):
                 seen = (row.top1_recalibrated, *row.curve)
-                if step.epochs < len(seen):
-                    scores[row.trial_id] = share, seen[int(step.epochs)]
+                if step < len(seen):
+                    scores[row.trial_id] = share, seen[step]
 
     def judge(self, trial: str, epochs: float, share: float, top1: float) -> str | None:
         """Record a report; None where the trial goes on, else the reason why it does not.
@@ -82,19 +70,19 @@ class Halving:
         share: MACs as a share of the base. A rung is decided once for each trial, so one that began
         anew (after running out of memory, say) is not judged twice.
         """
-        reached = [i for i, step in enumerate(self.steps) if epochs >= step.epochs]
+        reached = [i for i, step in enumerate(self.steps) if epochs >= step]
         if not reached or not math.isfinite(top1):
             return None
-        scores, step = self._scores[reached[-1]], self.steps[reached[-1]]
+        scores = self._scores[reached[-1]]
         if trial in scores:
             return None
         scores[trial] = share, top1
         place, peers = self._place(scores, trial)
-        if place < math.ceil(peers / step.factor):
+        if place < math.ceil(peers / self.factor):
             return None
         return (
             f"rank {place + 1} of {peers} near {share:.0%} of the MACs after {epochs:g} epochs; "
-            f"one of {step.factor:g} goes on"
+            f"one of {self.factor:g} goes on"
         )
 
     def _place(self, scores: Mapping[str, tuple[float, float]], trial: str) -> tuple[int, int]:
@@ -108,22 +96,34 @@ class Halving:
 
 
 class FrontierScheduler(FIFOScheduler):
-    """Tune's view of `Halving`: reads `widths`, `epochs` and `top1_val` of each report.
+    """Tune's view of `Screening` and `Halving`: reads `widths`, `epochs`, `top1_val` of reports.
 
     `reasons`: filled, by Tune's trial id, with why a trial was stopped or its worker failed.
     """
 
-    def __init__(self, halving: Halving, cost: Cost, reasons: MutableMapping[str, str]) -> None:
+    def __init__(
+        self,
+        halving: Halving,
+        screening: Screening | None,
+        study: Study,
+        reasons: MutableMapping[str, str],
+    ) -> None:
         super().__init__()
-        self.halving, self.cost, self.reasons = halving, cost, reasons
+        self.halving, self.screening = halving, screening
+        self.study, self.reasons = study, reasons
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         widths, top1 = result.get("widths"), result.get("top1_val")
         if "status" in result or widths is None or top1 is None:
             return TrialScheduler.CONTINUE
-        share = int(self.cost.macs(np.asarray(widths, dtype=np.int64))) / self.cost.base_macs
-        name = trial.config.get("trial_id", trial.trial_id)
-        reason = self.halving.judge(name, result.get("epochs", 0.0), share, top1)
+        macs = int(self.study.cost.macs(np.asarray(widths, dtype=np.int64)))
+        name, epochs = trial.config.get("trial_id", trial.trial_id), result.get("epochs", 0.0)
+        if epochs:
+            reason = self.halving.judge(name, epochs, macs / self.study.cost.base_macs, top1)
+        elif self.screening:
+            reason = self.screening.judge(name, macs, top1, self.study.rows)
+        else:
+            reason = None
         if reason is None:
             return TrialScheduler.CONTINUE
         self.reasons[trial.trial_id] = reason
@@ -142,16 +142,23 @@ class FrontierScheduler(FIFOScheduler):
 
 
 def make(
-    search: SearchConfig, epochs: float, study: Study, reasons: MutableMapping[str, str]
+    search: SearchConfig,
+    epochs: float,
+    study: Study,
+    reference: Reference,
+    reasons: MutableMapping[str, str],
 ) -> FrontierScheduler:
     """The scheduler of a search; `epochs`: of a whole fine-tuning."""
-    steps = rungs(epochs, screen=search.screen) if search.early_stopping != "off" else ()
     base, limits = study.cost.base_macs, study.limits
     low = max(int(study.cost.macs(study.lat.low)), limits.min_macs or 0.0) / base
     high = min(base, limits.max_macs or base) / base
-    halving = Halving(steps, Strata(low, high))
+    strata = Strata(low, high)
+    halving = Halving(rungs(epochs) if search.early_stopping != "off" else (), strata)
     halving.learn(study.rows, base)
-    return FrontierScheduler(halving, study.cost, reasons)
+    screening = Screening(search.screen, strata, reference) if search.screen > 1 else None
+    if screening:
+        screening.learn(study.rows)
+    return FrontierScheduler(halving, screening, study, reasons)
 
 
 def deaths(trial: Trial) -> int:

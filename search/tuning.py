@@ -65,7 +65,7 @@ def run(
             tune_config=TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler.make(
-                    config.search, config.finetune.epochs, study, searcher.reasons
+                    config.search, config.finetune.epochs, study, reference, searcher.reasons
                 ),
                 num_samples=-1,
                 max_concurrent_trials=slots,

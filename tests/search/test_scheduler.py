@@ -12,7 +12,7 @@ from search import pareto
 from search.candidate import Outcome
 from search.ledger import Ledger, Row
 from search.options import SearchConfig
-from search.scheduler import FrontierScheduler, Halving, Rung, deaths, error_line, make, rungs
+from search.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
 from search.space import WidthProposal
 from search.strata import Strata
 from search.study import Study
@@ -20,58 +20,54 @@ from tests.search.spaces import accuracy, network
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 STRATA = Strata(0.01, 1.0, bins=2)  # below and above 10 % of the MACs
+REFERENCE = pareto.Reference(network("digits")[1].base_macs, 0.1)
 
 
 @pytest.mark.parametrize(
     ("epochs", "options", "levels"),
     [
-        (10, {}, [0, 1, 3]),
-        (40, {}, [0, 1, 4, 13]),
-        (9, {"factor": 2.0}, [0, 1, 2, 4]),
-        (2, {}, [0, 1]),
-        (1, {}, [0]),
-        (0.5, {}, [0]),
-        (10, {"screen": 0}, [1, 3]),
-        (10, {"screen": 1}, [1, 3]),
+        (10, {}, [1, 3]),
+        (40, {}, [1, 4, 13]),
+        (9, {"factor": 2.0}, [1, 2, 4]),
+        (2, {}, [1]),
+        (1, {}, []),
+        (0.5, {}, []),
+        (10, {"factor": 1.0}, []),
     ],
 )
 def test_rungs_are_geometric_and_before_the_end(epochs, options, levels):
-    assert [step.epochs for step in rungs(epochs, **options)] == levels
-
-
-def test_rung_zero_has_the_factor_of_the_screen():
-    assert [step.factor for step in rungs(10, screen=8)] == [8, 3, 3]
+    assert list(rungs(epochs, **options)) == levels
 
 
 def test_places_by_hand():
     """In the upper stratum: the first goes on, the second is better, the third dominated."""
-    halving = Halving([Rung(0, 2)], STRATA)
-    assert halving.judge("first", 0, 0.5, 0.6) is None
-    assert halving.judge("better", 0, 0.4, 0.7) is None
-    assert "rank 3 of 3" in (halving.judge("dominated", 0, 0.6, 0.5) or "")
+    halving = Halving([1], STRATA, 2)
+    assert halving.judge("first", 1, 0.5, 0.6) is None
+    assert halving.judge("better", 1, 0.4, 0.7) is None
+    assert "rank 3 of 3" in (halving.judge("dominated", 1, 0.6, 0.5) or "")
     # alone among the cheap ones, whatever it scores
-    assert halving.judge("cheap", 0, 0.02, 0.1) is None
+    assert halving.judge("cheap", 1, 0.02, 0.1) is None
     # second of two cheap ones: not dominated, and at an end of the front, but so is the first
-    assert halving.judge("cheaper", 0, 0.015, 0.05) is None
-    assert halving.judge("worse", 0, 0.018, 0.04)
+    assert halving.judge("cheaper", 1, 0.015, 0.05) is None
+    assert halving.judge("worse", 1, 0.018, 0.04)
 
 
 def test_a_rung_is_decided_once_and_the_highest_one_reached_counts():
-    halving = Halving([Rung(0, 2), Rung(1, 2), Rung(3, 2)], STRATA)
-    assert halving.judge("a", 0, 0.5, 0.5) is None
-    assert halving.judge("b", 0, 0.5, 0.1)
-    assert halving.judge("b", 0, 0.5, 0.1) is None, "began anew: not judged twice"
-    assert halving.judge("a", 2, 0.5, 0.6) is None
-    assert halving.judge("c", 5, 0.5, 0.6) is None, "alone at rung 3"
+    halving = Halving([1, 2, 4], STRATA, 2)
+    assert halving.judge("a", 1, 0.5, 0.5) is None
+    assert halving.judge("b", 1, 0.5, 0.1)
+    assert halving.judge("b", 1, 0.5, 0.1) is None, "began anew: not judged twice"
+    assert halving.judge("a", 3, 0.5, 0.6) is None
+    assert halving.judge("c", 5, 0.5, 0.6) is None, "alone at the third rung"
     assert halving.judge("d", 5, 0.5, 0.1)
-    assert halving.judge("e", 0.5, 0.5, float("nan")) is None, "it will end as a failure"
+    assert halving.judge("e", 1.5, 0.5, float("nan")) is None, "it will end as a failure"
 
 
 def test_neither_end_nor_any_stratum_is_starved():
     """Accuracy rises with MACs: what ASHA on accuracy alone does away with must go on here."""
     rng = np.random.default_rng(0)
     strata = Strata(0.02, 1.0, bins=8)
-    halving = Halving([Rung(1, 3)], strata)
+    halving = Halving([1], strata)
     on, all_ = [], []
     for i in range(400):
         share = float(np.exp(rng.uniform(np.log(0.02), 0)))
@@ -106,57 +102,65 @@ def make_study(folder: Path) -> Study:
 
 
 def test_tune_s_reports_are_judged_by_the_macs_of_their_widths(tmp_path):
-    graph, cost, lat = network("digits")
-    reasons: dict[str, str] = {}
-    scheduler = FrontierScheduler(Halving([Rung(0, 2)], STRATA), cost, reasons)
+    study, reasons = make_study(tmp_path), {}
+    scheduler = FrontierScheduler(Halving([1], STRATA, 2), None, study, reasons)
     assert scheduler.metric is None, "Tune would demand a metric in every report"
-    report = {"widths": graph.widths.tolist(), "epochs": 0.0, "top1_val": 0.9}
+    report = {"widths": study.space.graph.widths.tolist(), "epochs": 1.0, "top1_val": 0.9}
     first, second, third = (tune_trial(tmp_path, i) for i in range(3))
     assert scheduler.on_trial_result(None, first, report) == CONTINUE
+    assert scheduler.on_trial_result(None, second, report | {"epochs": 0.0}) == CONTINUE
     assert scheduler.on_trial_result(None, second, report | {"top1_val": 0.2}) == STOP
     assert "rank 2 of 2 near 100% of the MACs" in reasons["tune1"]
     assert scheduler.on_trial_result(None, third, report | {"status": "complete"}) == CONTINUE
     assert scheduler.on_trial_result(None, third, {"epochs": 1.0}) == CONTINUE
-    narrow = report | {"widths": lat.low.tolist(), "top1_val": 0.1}
+    narrow = report | {"widths": study.lat.low.tolist(), "top1_val": 0.1}
     assert scheduler.on_trial_result(None, third, narrow) == CONTINUE
 
 
-def test_off_is_one_flag(tmp_path):
+def test_each_is_one_flag(tmp_path):
     study = make_study(tmp_path)
-    off = make(SearchConfig(early_stopping="off", screen=4), 10, study, {})
-    assert off.halving.steps == ()
-    on = make(SearchConfig(early_stopping="mo-asha", screen=4), 10, study, {})
-    assert [step.factor for step in on.halving.steps] == [4, 3, 3]
-    report = {"widths": study.lat.low.tolist(), "epochs": 1.0, "top1_val": 0.1}
-    for number in range(20):
-        assert off.on_trial_result(None, tune_trial(tmp_path, number), report) == CONTINUE
+    off = make(SearchConfig(), 10, study, REFERENCE, {})
+    assert off.halving.steps == () and off.screening is None
+    for epochs in (0.0, 1.0, 3.0):
+        report = {"widths": study.lat.low.tolist(), "epochs": epochs, "top1_val": 0.1}
+        for number in range(20):
+            assert off.on_trial_result(None, tune_trial(tmp_path, number), report) == CONTINUE
+    halving = make(SearchConfig(early_stopping="mo-asha"), 10, study, REFERENCE, {})
+    assert halving.halving.steps == (1, 3) and halving.screening is None
+    screening = make(SearchConfig(screen=5), 10, study, REFERENCE, {})
+    assert screening.halving.steps == () and screening.screening.factor == 5
 
 
-def test_a_resumed_search_knows_rung_zero(tmp_path):
+def test_a_resumed_search_knows_what_was_reported(tmp_path):
     study = make_study(tmp_path)
-    for number in range(6):
+    for number in range(8):
         candidate = study.ask()
-        widths = candidate.widths
-        top1 = accuracy(study.space.graph, widths)
+        top1 = accuracy(study.space.graph, candidate.widths)
+        whole = number % 2 == 0
         study.tell(
             candidate.trial_id,
             Outcome(
-                status="stopped" if number % 2 else "complete",
-                widths=widths,
-                top1_recalibrated=top1,
+                status="complete" if whole else "stopped",
+                widths=candidate.widths,
+                top1_recalibrated=top1 - 0.01,
                 top1_val=top1,
-                epochs=float(1 - number % 2),
+                curve=(top1,),
+                epochs=1.0,
             ),
         )
     again = make_study(tmp_path)
-    scheduler = make(SearchConfig(early_stopping="mo-asha", screen=3), 10, again, {})
+    search = SearchConfig(early_stopping="mo-asha", screen=3)
+    scheduler = make(search, 3, again, REFERENCE, {})
     known = scheduler.halving._scores[0]
     assert set(known) == {row.trial_id for row in study.rows}
     row = study.rows[0]
-    assert known[row.trial_id] == (row.macs / study.cost.base_macs, row.top1_recalibrated)
+    assert known[row.trial_id] == (row.macs / study.cost.base_macs, row.top1_val)
     for row in again.rows:  # a twin that scores less than each of them, at the same MACs
-        share = row.macs / study.cost.base_macs
-        assert scheduler.halving.judge("twin " + row.trial_id, 0, share, 0.0)
+        twin = tune_trial(tmp_path, 100 + row.number)
+        report = {"widths": list(row.widths), "epochs": 1.0, "top1_val": 0.05}
+        assert scheduler.on_trial_result(None, twin, report) == STOP
+        if row.status == "complete":  # else it might be the first of its stratum
+            assert scheduler.on_trial_result(None, twin, report | {"epochs": 0.0}) == STOP
 
 
 def test_a_death_that_counts_twice_is_one(tmp_path):
@@ -193,7 +197,7 @@ def test_a_dead_worker_s_reason_is_one_line(tmp_path, text, expected):
         Path(trial.error_file).write_text(text)
     assert error_line(trial) == expected
     reasons = {"tune0": "exceeded the limit"}
-    scheduler = FrontierScheduler(Halving([], STRATA), network("digits")[1], reasons)
+    scheduler = FrontierScheduler(Halving([], STRATA), None, make_study(tmp_path), reasons)
     scheduler.on_trial_error(None, trial)
     assert reasons["tune0"] == "exceeded the limit", "what is known before is better"
     scheduler.on_trial_error(None, trial := tune_trial(tmp_path, 1))

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from search.ledger import Row
-from search.screen import STRATUM, rung_correlation
+from search.correlation import STRATUM, rung_correlation
 
 
 def rows(early, late, macs=None, **columns) -> list[Row]:
