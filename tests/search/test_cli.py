@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 
+from pruning import zoo
 from search import cli
 from search.cli import COMMANDS, main
 from search.ledger import Ledger, Row
@@ -268,6 +270,22 @@ def test_nothing_heavy_is_imported_for_help_and_typos(argv: list[str]) -> None:
         f"import sys; from search.cli import main; main({argv!r}); "
         "heavy = {'torch', 'ray', 'optuna', 'matplotlib', 'plotly'} & set(sys.modules); "
         "sys.exit(' '.join(heavy) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_trained_model_is_prepared_without_slow_imports(tmp_path: Path) -> None:
+    """A second each: what torchvision, Tune and the meta device bring with them."""
+    weights = tmp_path / "digits.safetensors"
+    safetensors.torch.save_file(zoo.resolve("digits").state_dict(), weights)
+    code = (
+        "import sys; from search import base, config; "
+        f"base.prepare(config.load(['digits', '--model.weights={weights}'])); "
+        "slow = {'torchvision', 'ray.tune', 'sympy'} & set(sys.modules); "
+        "sys.exit(' '.join(slow) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.ledger import Row
 from search.correlation import STRATUM, rung_correlation
+from search.ledger import Row
 
 
 def rows(early, late, macs=None, **columns) -> list[Row]:
