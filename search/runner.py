@@ -32,10 +32,10 @@ from search import (
 from search import trial as trial_body
 from search.base import Base
 from search.candidate import Limits
+from search.correlation import rung_correlation
 from search.ledger import Ledger, Row
 from search.options import Config
 from search.pareto import Reference
-from search.correlation import rung_correlation
 from search.strata import Strata
 from search.study import Study
 from search.validation import method_names
