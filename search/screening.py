@@ -10,10 +10,10 @@ a crowd, which ranks cannot tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from search import pareto
 from search.ledger import Row
@@ -24,6 +24,8 @@ WINDOW = 50  # trials with which one is compared: the last
 FEWEST = 4  # trials that have ended, before anything is foretold
 RIDGE = 0.1
 Array = NDArray[np.float64]
+Point = tuple[int, float]
+"""MACs and top-1."""
 
 
 class Screening:
@@ -31,8 +33,8 @@ class Screening:
 
     def __init__(self, factor: float, strata: Strata, reference: Reference) -> None:
         self.factor, self.strata, self.reference = factor, strata, reference
-        self._scores: dict[str, tuple[int, float]] = {}  # trial: MACs, top-1 at rung 0
-        self._on: set[str] = set()
+        self._scores: dict[str, Point] = {}  # at rung 0, by trial
+        self._on: set[str] = set()  # trials that go on and have not ended
 
     def learn(self, rows: Iterable[Row]) -> None:
         """Rung 0 of an earlier session's rows."""
@@ -40,8 +42,6 @@ class Screening:
             # the base model has no rung 0: it is complete without any training
             if row.top1_recalibrated is not None and (row.epochs or row.status == "stopped"):
                 self._scores[row.trial_id] = row.macs, row.top1_recalibrated
-                if row.epochs:
-                    self._on.add(row.trial_id)
 
     def judge(self, trial: str, macs: int, top1: float, rows: Iterable[Row]) -> str | None:
         """None where a trial goes on, else the reason why it does not.
@@ -53,42 +53,42 @@ class Screening:
             return None
         self._scores[trial] = macs, top1
         rows = list(rows)
-        ended = {row.trial_id: row.status for row in rows}
-        whole = [row for row in rows if row.status == "complete" and row.top1_val is not None]
-        trained = [row for row in whole if row.epochs and row.trial_id in self._scores]
-        going = [name for name in self._on if name not in ended]
-        others = [(row.macs, row.top1_val) for row in whole]
-        bins = self._bins([*(macs for macs, _ in others), *(self._scores[t][0] for t in going)])
+        self._on -= {row.trial_id for row in rows}
+        ended = {
+            row.trial_id: (row.macs, row.top1_val)
+            for row in rows
+            if row.status == "complete" and row.top1_val is not None
+        }
+        taken = [*(macs for macs, _ in ended.values()), *(self._scores[t][0] for t in self._on)]
+        trained = {name: end for name, (_, end) in ended.items() if name in self._scores}
+        going, recent = list(self._on), list(self._scores)[-WINDOW:]
         self._on.add(trial)
-        if len(trained) < FEWEST or self._bins([macs])[0] not in bins:
+        if len(trained) < FEWEST or self._bins([macs])[0] not in self._bins(taken):
             return None
-        recent = list(self._scores)[-WINDOW:]
-        names = [*going, *recent]
-        foretold = dict(zip(names, self._foretell(trained, names), strict=True))
-        others += [(self._scores[name][0], foretold[name]) for name in going]
-        names = [*(row.trial_id for row in whole), *going]
-        gains = self._gains(np.array(others, dtype=np.float64), names, recent, foretold)
+        ends = self._foretell(trained, [*going, *recent])
+        foretold = {name: (self._scores[name][0], top1) for name, top1 in ends.items()}
+        gains = self._gains(ended | {name: foretold[name] for name in going}, recent, foretold)
         place = int((gains > gains[-1]).sum())
         if gains[-1] > 0 and place < math.ceil(len(gains) / self.factor):
             return None
         self._on.discard(trial)
         return (
             f"{top1:.1%} before fine-tuning at {macs / self.reference.base_macs:.0%} of the MACs "
-            f"promises {foretold[trial]:.1%}: place {place + 1} of {len(gains)} by what it adds to "
+            f"promises {ends[trial]:.1%}: place {place + 1} of {len(gains)} by what it adds to "
             f"the frontier; one of {self.factor:g} goes on"
         )
 
     def _bins(self, macs: Sequence[int]) -> NDArray[np.int64]:
         return self.strata.index(np.array(macs, dtype=np.float64) / self.reference.base_macs)
 
-    def _foretell(self, trained: Sequence[Row], names: Sequence[str]) -> Array:
-        """Top-1 at the end of trials by their rung 0, from those that have been trained."""
-        known = np.array([self._scores[row.trial_id] for row in trained], dtype=np.float64)
+    def _foretell(self, trained: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+        """Top-1 at the end of trials by their rung 0, from the ends of those trained."""
+        known = np.array([self._scores[name] for name in trained], dtype=np.float64)
         asked = np.array([self._scores[name] for name in names], dtype=np.float64)
-        ends = _log_odds(np.array([row.top1_val for row in trained], dtype=np.float64))
-        X, lift = self._features(known), ends - _log_odds(known[:, 1])
+        X, lift = self._features(known), _log_odds([*trained.values()]) - _log_odds(known[:, 1])
         weights = np.linalg.solve(X.T @ X + RIDGE * np.eye(X.shape[1]), X.T @ lift)
-        return 1 / (1 + np.exp(-_log_odds(asked[:, 1]) - self._features(asked) @ weights))
+        odds = _log_odds(asked[:, 1]) + self._features(asked) @ weights
+        return dict(zip(names, (1 / (1 + np.exp(-odds))).tolist(), strict=True))
 
     def _features(self, scores: Array) -> Array:
         """Second-order terms of the log share of the MACs and the log odds."""
@@ -96,22 +96,23 @@ class Screening:
         return np.column_stack([np.ones_like(m), m, r, m * m, m * r, r * r])
 
     def _gains(
-        self, points: Array, names: Sequence[str], recent: Sequence[str], foretold: dict[str, float]
+        self, points: Mapping[str, Point], recent: Sequence[str], foretold: Mapping[str, Point]
     ) -> Array:
         """Hypervolume that each of `recent` adds to `points`, or would be lost without it."""
-        index = {name: i for i, name in enumerate(names)}
-        volume = pareto.hypervolume(points, self.reference)
+        index = {name: i for i, name in enumerate(points)}
+        values = np.array(list(points.values()), dtype=np.float64)
+        volume = pareto.hypervolume(values, self.reference)
         gains = []
         for name in recent:
             if name in index:
-                less = np.delete(points, index[name], axis=0)
+                less = np.delete(values, index[name], axis=0)
                 gains.append(volume - pareto.hypervolume(less, self.reference))
             else:
-                more = np.vstack([points, (self._scores[name][0], foretold[name])])
+                more = np.vstack([values, foretold[name]])
                 gains.append(pareto.hypervolume(more, self.reference) - volume)
         return np.array(gains)
 
 
-def _log_odds(top1: Array) -> Array:
+def _log_odds(top1: ArrayLike) -> Array:
     bounded = np.clip(top1, 1e-3, 1 - 1e-3)
     return np.log(bounded / (1 - bounded))

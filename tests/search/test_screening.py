@@ -90,7 +90,8 @@ def test_the_end_is_foretold_from_rung_0_and_macs(seed: int) -> None:
         row(f"r{i}", s, t, end(s, t)) for i, (s, t) in enumerate(zip(shares, scores, strict=True))
     ]
     screening = make(rows=rows)
-    found = screening._foretell(rows[:20], [r.trial_id for r in rows[20:]])
+    trained = {r.trial_id: r.top1_val or 0.0 for r in rows[:20]}
+    found = np.array(list(screening._foretell(trained, [r.trial_id for r in rows[20:]]).values()))
     assert np.abs(found - [r.top1_val for r in rows[20:]]).max() < 0.02
     assert np.abs(found - scores[20:]).max() > 0.2, "rung 0 itself is far from it"
 
