@@ -134,11 +134,18 @@ def comparison(run: Results) -> str:
 
 
 def failures(run: Results) -> str:
-    """Reasons why trials failed, were infeasible or ran otherwise than asked, most common first."""
+    """Reasons why trials failed, were infeasible or ran otherwise than asked, most common first.
+
+    Each stopped trial has a reason of its own, with numbers: the first speaks for all.
+    """
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    first: dict[str, str] = {}
     for row in run.rows:
-        if row.status in ("failed", "infeasible") or row.reason:
-            found[row.status, row.reason or "no reason given"].append(row.trial_id)
+        reason = row.reason
+        if row.status == "stopped":
+            reason = "such as: " + first.setdefault(row.status, reason)
+        if row.status in ("failed", "infeasible") or reason:
+            found[row.status, reason or "no reason given"].append(row.trial_id)
     if not found:
         return "<p>No trial failed.</p>"
     body = [

@@ -153,6 +153,13 @@ def test_trade_offs_and_failures_in_words(run: Path) -> None:
     assert "&lt;/script&gt;&lt;img" in text
     assert "<img" not in text
     assert "max_macs missed by 3.0%" in text
+    stopped = [
+        dataclasses.replace(row, status="stopped", reason=f"rank {row.number}")
+        for row in found.rows
+    ]
+    text = tables.failures(dataclasses.replace(found, rows=stopped))
+    assert text.count("<tr>") == 2 and f"<td>{len(stopped)}</td>" in text, "one line for all"
+    assert f"such as: rank {stopped[0].number}" in text
 
 
 def test_duckdb_and_pandas_read_the_frontier(run: Path) -> None:
