@@ -39,6 +39,8 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_argument("--to", default="model.safetensors", help="file or URI of the slim model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     own, rest = parser.parse_known_args(list(argv))
+    if foreign := {"--out", "--trials"} & {word.partition("=")[0] for word in rest}:
+        parser.error(f"{foreign.pop()} belongs to search; --to names the file of the slim model")
     settings = config.load(rest, prog)
     search = replace(settings.search, method=own.method)
     if own.repair:

@@ -53,6 +53,8 @@ def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "no configuration missing.yaml: no such file, nor one of digits",
         ),
         (["search", "digits", "digits"], "unexpected argument 'digits'"),
+        (["prune", "digits", "--out", "x"], "--out belongs to search; --to names the file"),
+        (["prune", "digits", "--trials=3"], "--trials belongs to search"),
         (["profile"], "MODEL_OR_CONFIG is missing"),
         (["profile", "digits", "--inptu", "1x8x8"], "unknown option --inptu; closest: --input"),
         (["profile", "resnet20", "--input", "32"], "--input 3x224x224"[8:]),
