@@ -1,8 +1,8 @@
-"""How well rung 0, accuracy before any gradient step, foretells the accuracy at the end."""
+"""Rung 0, accuracy before any gradient step, beside the accuracy at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from search.ledger import Row
 
 STRATUM = 8  # trials of about the same MACs that are compared with each other
+LOSS = 0.002  # top-1 that fine-tuning costs before it is worth a word
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,25 @@ class Correlation:
         return (
             f"rung 0 against the end, within MAC strata: Spearman {self.spearman:.2f}, "
             f"Kendall {self.kendall:.2f} ({self.trials} trials)"
+        )
+
+
+def remarks(rows: Sequence[Row], base_macs: int) -> Iterator[str]:
+    """What the user of a run should know of it, in lines; none where nothing is to be said."""
+    if (found := rung_correlation(rows)) is not None:
+        yield str(found)
+    trained = [
+        (row.macs, row.top1_val - row.top1_recalibrated)
+        for row in rows
+        if row.status == "complete" and row.epochs > 0
+        if row.top1_recalibrated is not None and row.top1_val is not None
+    ]
+    worse = [macs for macs, gain in trained if gain < -LOSS]
+    if len(worse) > max(1, 0.1 * len(trained)):
+        yield (
+            f"fine-tuning cost accuracy in {len(worse)} of {len(trained)} trials, from "
+            f"{min(worse) / base_macs:.0%} of the MACs up: lower finetune.lr or raise "
+            "finetune.epochs"
         )
 
 

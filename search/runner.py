@@ -20,6 +20,7 @@ from search import base as base_model
 from search import (
     checks,
     cluster,
+    correlation,
     export,
     final,
     proposals,
@@ -32,7 +33,6 @@ from search import (
 from search import trial as trial_body
 from search.base import Base
 from search.candidate import Limits
-from search.correlation import rung_correlation
 from search.ledger import Ledger, Row
 from search.options import Config
 from search.pareto import Reference
@@ -94,8 +94,8 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     cost = {"trials": study.finished, "seconds": sum(row.wall_s for row in study.rows)}
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
     report.write(config.out)
-    if (correlation := rung_correlation(study.rows)) is not None:
-        say(str(correlation))
+    for line in correlation.remarks(study.rows, problem.cost.base_macs):
+        say(line)
     return config.out
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.correlation import STRATUM, rung_correlation
+from search.correlation import STRATUM, remarks, rung_correlation
 from search.ledger import Row
 
 
@@ -57,3 +57,19 @@ def test_only_complete_trained_rows_with_both_numbers_count():
     assert rung_correlation(rows(values[:3], values[:3])) is None
     assert rung_correlation(rows(values, [None, 0.2, 0.3, 0.4])) is None
     assert rung_correlation(rows([0.1] * 4, values)) is None, "no order at chance"
+
+
+def test_fine_tuning_that_costs_accuracy_is_remarked():
+    late = [0.5, 0.6, 0.7, 0.75, 0.79, 0.88]
+    found = list(remarks(rows([0.4, 0.5, 0.6, 0.7, 0.8, 0.9], late), base_macs=8))
+    assert found[0].startswith("rung 0 against the end")
+    assert "in 2 of 6 trials, from 50% of the MACs up: lower finetune.lr" in found[1]
+
+
+@pytest.mark.parametrize("late", [[0.5, 0.6, 0.7, 0.85], [0.5, 0.6, 0.7, 0.79]])
+def test_one_trial_or_none_that_lost_is_no_remark(late):
+    assert len(list(remarks(rows([0.4, 0.5, 0.6, 0.8], late), base_macs=8))) == 1
+
+
+def test_nothing_is_remarked_without_trained_trials():
+    assert not list(remarks(rows([0.4] * 5, [0.4] * 5, epochs=0.0), base_macs=8))
