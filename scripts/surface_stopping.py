@@ -18,6 +18,8 @@ from search.candidate import Candidate, Outcome
 from search.ledger import Row
 from search.screening import Screening
 
+BUDGETS = (200, 400, 600, 1000, 2000)  # epochs of whole trainings: up to 200 trials
+
 
 @dataclass(frozen=True)
 class Stopping:
@@ -150,17 +152,17 @@ def simulate(bench: Bench, variant: Variant, judge: Judge, budget: float, seed: 
 
 def early_stopping(bench: Bench, seeds: int, variants: Mapping[str, Variant]) -> None:
     """Epochs to the hypervolume of whole trainings, and MAC bins that these fill and others not."""
-    budgets, grid, lines = (200, 400, 600), np.arange(601.0), []
+    grid, lines = np.arange(BUDGETS[-1] + 1.0), []
     for proposal, variant in variants.items():
         whole: list[Stopping] = []
         for kind, make in KINDS.items():
-            runs = [simulate(bench, variant, make(bench), 600, s) for s in range(seeds)]
+            runs = [simulate(bench, variant, make(bench), grid[-1], s) for s in range(seeds)]
             whole = whole or runs
             target, mean = (
                 np.mean([step(r.epochs, r.volume, grid) for r in these], axis=0)
                 for these in (whole, runs)
             )
-            there = [mean >= target[budget] for budget in budgets]
+            there = [mean >= target[budget] for budget in BUDGETS]
             reached = [float(grid[np.argmax(t)]) if t.any() else None for t in there]
             pairs = zip(whole, runs, strict=True)
             empty = sum(int(((full.counts > 0) & (r.counts == 0)).sum()) for full, r in pairs)
@@ -172,9 +174,9 @@ def early_stopping(bench: Bench, seeds: int, variants: Mapping[str, Variant]) ->
                 stopping=kind,
                 seeds=seeds,
                 epochs_to_the_hypervolume_of_whole_trainings=dict(
-                    zip(budgets, reached, strict=True)
+                    zip(BUDGETS, reached, strict=True)
                 ),
-                hypervolume_after_600_epochs=[last.mean(), last.std(ddof=1)],
+                hypervolume_after_all_epochs=[last.mean(), last.std(ddof=1)],
                 bins_left_empty=empty,
                 trials=trials,
                 complete=complete,
@@ -182,8 +184,8 @@ def early_stopping(bench: Bench, seeds: int, variants: Mapping[str, Variant]) ->
             cells = ["never" if epochs is None else epochs for epochs in reached]
             spread = f"{last.mean():.4f} ± {last.std(ddof=1):.4f}"
             lines.append((proposal, kind, *cells, spread, empty, trials, complete))
-    heads = ("proposals", "stopping", *(f"as {b} whole" for b in budgets), "at 600", "bins lost")
-    title = "epochs to the hypervolume that whole trainings have after 200, 400 and 600"
+    heads = ("proposals", "stopping", *(f"as {b} whole" for b in BUDGETS), "at last", "lost bins")
+    title = f"epochs to the hypervolume that whole trainings have after {BUDGETS}"
     table(title, (*heads, "trials", "complete"), lines)
 
 
