@@ -46,6 +46,7 @@ def make(
         high=widths.high,
         allocate=allocate,
         free=[name for name, method in known.items() if not method.needs_target],
+        selecting=[name for name, method in known.items() if method.scalars_select],
     )
     space = threshold if search.proposal == "threshold" else MixedProposal(widths, threshold)
     return space, widths.low, widths.high

@@ -57,12 +57,18 @@ class ThresholdProposal:
         high: float = 1.0,
         allocate: Callable[[str, int | None, Mapping[str, float]], Widths] | None = None,
         free: Collection[str] = (),
+        selecting: Collection[str] = (),
     ) -> None:
-        """`free`: methods whose scalars alone decide, without a MAC target (then macs is None)."""
+        """`free`: methods whose scalars alone decide, without a MAC target (then macs is None).
+
+        `selecting`: those whose selection reads the scalars too. With the others, equal widths are
+        the same network whatever the scalars, and a proposal carries none.
+        """
         if not methods:
             raise UserError("a threshold proposal needs a method; name one with search.method")
         self.cost, self.methods, self.allocate = cost, dict(methods), allocate
         self.free = frozenset(free) if allocate is not None else frozenset()
+        self.selecting = frozenset(selecting if allocate is not None else methods)
         self.low, self.high = mac_range(cost, lat, low, high)
 
     def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
@@ -88,7 +94,9 @@ class ThresholdProposal:
         if self.allocate is not None:
             widths = tuple(int(w) for w in self.allocate(method, target, scalars))
         asked = self.cost.macs(np.array(widths)) if target is None else target
-        return Proposal(self.kind, method, asked, widths, scalars)
+        return Proposal(
+            self.kind, method, asked, widths, scalars if method in self.selecting else {}
+        )
 
     def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
         """The method at its defaults and the widths' MACs; widths themselves have no parameters."""

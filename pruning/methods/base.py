@@ -66,6 +66,7 @@ class Method(ABC):
     version: ClassVar[int] = 1  # raise it when `prepare` measures differently: states are cached
     scalars: ClassVar[Mapping[str, Scalar]] = {}
     needs_target: ClassVar[bool] = True
+    scalars_select: ClassVar[bool] = False  # whether they order the units of a group, too
     own_repair: ClassVar[str] = "none"  # what `repair: auto` means: none, compensate or feedback
 
     @abstractmethod

@@ -45,6 +45,7 @@ class PruneNet(Method):
 
     name = "prunenet"
     scalars: ClassVar[Mapping[str, Scalar]] = {"variance": Scalar(0.0, 1.0, 0.0)}
+    scalars_select = True
 
     steps: int = 80
     batch: int = 128

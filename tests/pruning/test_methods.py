@@ -161,3 +161,14 @@ def test_a_gpu_makes_the_same_network(
 def test_an_unknown_name_is_answered_with_the_closest() -> None:
     with pytest.raises(UserError, match="balanced"):
         methods.get("balance")
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).scalars])
+def test_scalars_reorder_a_group_only_where_the_method_says_so(name: str) -> None:
+    own, found = method(name), problem("digits")
+    measured = own.prepare(models.model("digits"), found.graph, batches("digits"))
+    widths = found.lattice.snap(found.graph.widths * 0.5)
+    ends = [{n: getattr(s, end) for n, s in own.scalars.items()} for end in ("low", "high")]
+    low, high = (own.select(measured, found, widths, **scalars) for scalars in ends)
+    same = all(np.array_equal(a, b) for a, b in zip(low, high, strict=True))
+    assert same is not own.scalars_select

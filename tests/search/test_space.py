@@ -157,6 +157,7 @@ def test_threshold_asks_only_for_the_scalars_of_its_method():
         lat,
         SCALARS,
         allocate=lambda method, macs, scalars: lat.snap(graph.widths * scalars["a"]),
+        selecting=["cpmc", "peel"],
     )
     assert set(space.distributions()) == {RATIO, "method", "cpmc.a", "cpmc.b", "peel.a"}
     seen = set()
@@ -172,6 +173,18 @@ def test_threshold_asks_only_for_the_scalars_of_its_method():
     assert seen == set(SCALARS)
     encoded = space.encode(lat.snap(graph.widths * 0.5), "peel")
     assert complete(space, encoded) and encoded["peel.a"] == 0.5
+
+
+def test_scalars_that_select_nothing_are_no_part_of_a_network():
+    graph, cost, lat = network("digits")
+
+    def allocate(method, macs, scalars):
+        return lat.snap(graph.widths * 0.5)
+
+    space = ThresholdProposal(cost, lat, SCALARS, allocate=allocate, selecting=["cpmc"])
+    found = [space.resolve(draw(space, seed)) for seed in range(20)]
+    assert {p.method: bool(p.scalars) for p in found} == {"cpmc": True, "peel": False}
+    assert len({(p.widths, tuple(p.scalars.items())) for p in found if p.method == "peel"}) == 1
 
 
 def test_mixed_draws_both_kinds_and_round_trips():
