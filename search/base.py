@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ class Base:
     states: Mapping[str, State]
     seconds: float
     measured_s: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""  # names the images that trials are trained and scored on
 
     def channel_graph(self) -> ChannelGraph:
         return ChannelGraph.from_json(self.graph)
@@ -116,6 +118,7 @@ def prepare(
         test=test,
         states={name: state for name, (state, _) in measured.items()},
         measured_s={name: spent for name, (_, spent) in measured.items()},
+        data=states.fingerprint(splits.train, splits.val),
         seconds=seconds,
     )
 
@@ -136,7 +139,9 @@ def _build(
     config: Config, stored: str | None, train: data.Images, device: str, say: Callable[[str], None]
 ) -> tuple[nn.Module, float]:
     if stored is not None:
-        return checkpoint.load(stored, trust=config.model.trust_factory), 0.0
+        net = checkpoint.load(stored, trust=config.model.trust_factory)
+        _check_weights(net, config)
+        return net, 0.0
     torch.manual_seed(config.seed)
     net = zoo.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
     if config.model.weights is not None:
@@ -150,6 +155,20 @@ def _build(
         if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
             say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
     return net, time.perf_counter() - began
+
+
+def _check_weights(net: nn.Module, config: Config) -> None:
+    """UserError where the weights named are not those of the run's base model."""
+    if config.model.weights is None:
+        return
+    named = copy.deepcopy(net)
+    zoo.load_weights(named, config.model.weights)
+    before, now = net.state_dict(), named.state_dict()
+    if not all(torch.equal(tensor, now[name]) for name, tensor in before.items()):
+        raise UserError(
+            f"{config.out} holds a run of another model.weights; repeat its base model to go on, "
+            "or choose another --out"
+        )
 
 
 def _fit_to_data(config: Config, splits: data.Splits) -> Config:

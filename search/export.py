@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pruning import uri
-from search import storage
+from search import pareto, storage
 from search.final import Member
 from search.ledger import Row
 
@@ -58,6 +58,20 @@ def export(
     storage.write_atomic(run / "frontier.csv", to_csv(table))
     storage.write_atomic(run / "frontier.png", picture(table, rows, record))
     return table
+
+
+def forget_checkpoints(out: str, rows: Sequence[Row]) -> None:
+    """Remove the weights of complete trials that the frontier of single trainings leaves out.
+
+    None of them can come back to it: later trials only add to what dominates them.
+    """
+    done = [row for row in rows if row.status == "complete"]
+    kept = {done[i].trial_id for i in pareto.front(pareto.points_of(done))}
+    # the base model has had no training; it may return where final trainings go badly
+    gone = {row.trial_id for row in done if row.trial_id not in kept and row.epochs > 0}
+    for file in storage.list_files(storage.open_uri(out) / "checkpoints", ".safetensors"):
+        if file.name.removesuffix(".safetensors") in gone:
+            storage.remove_file(file)
 
 
 def frontier_table(out: str, members: Sequence[Member], base_macs: int) -> pa.Table:

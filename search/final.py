@@ -17,12 +17,13 @@ import numpy as np
 import ray
 
 from pruning import checkpoint, uri
-from pruning.finetune import evaluate, finetune
+from pruning.errors import UserError
+from pruning.finetune import Recipe, evaluate, finetune
 from search import cluster, pareto, storage
 from search.base import SCORING_BATCH, Base
 from search.ledger import Row
 from search.options import Config
-from search.trial import Workshop, save, seed_of, slim
+from search.trial import Workshop, free, out_of_memory, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"
@@ -85,8 +86,9 @@ def measure(
         train_all(config, base, todo, share, say)
     measured = []
     for row in members:
-        if trainings := _trainings(config, base, row):
-            measured.append(Member(row, trainings))
+        if not (trainings := _trainings(config, base, row)):
+            say(f"{row.trial_id} keeps the weights of its trial, not tested: no final training")
+        measured.append(Member(row, trainings or (_trial(config, row),)))
     stays = _front(measured)
     for member in measured:
         if member not in stays:
@@ -99,12 +101,12 @@ def so_far(config: Config, base: Base, rows: Sequence[Row]) -> list[Member]:
 
     Final trainings that are finished already are used; the others' test accuracy is not known.
     """
-    found = []
-    for row in _members(base, rows):
-        assert row.top1_val is not None
-        own = Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, row.checkpoint)
-        found.append(Member(row, _trainings(config, base, row) or (own,)))
-    return _front(found)
+    return _front(
+        [
+            Member(row, _trainings(config, base, row) or (_trial(config, row),))
+            for row in _members(base, rows)
+        ]
+    )
 
 
 def _members(base: Base, rows: Sequence[Row]) -> list[Row]:
@@ -122,9 +124,17 @@ def _front(members: Sequence[Member]) -> list[Member]:
 def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:
     """What is finished; the base model was scored before the search."""
     if _is_whole(base, row):
-        return (Training(row.seed, base.val, base.test, 0.0, 0.0, row.checkpoint),)
+        weights = storage.inside(config.out, row.checkpoint)
+        return (Training(row.seed, base.val, base.test, 0.0, 0.0, weights),)
     found = [stored(config, row, k) for k in _repeats(config)]
     return tuple(training for training in found if training is not None)
+
+
+def _trial(config: Config, row: Row) -> Training:
+    """The trial's own training, for want of a final one."""
+    assert row.top1_val is not None
+    weights = storage.inside(config.out, row.checkpoint)
+    return Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, weights)
 
 
 def _repeats(config: Config) -> list[int]:
@@ -148,7 +158,8 @@ def _place(config: Config, row: Row, k: int) -> storage.Location:
 
 def stored(config: Config, row: Row, k: int) -> Training | None:
     try:
-        return Training(**json.loads(storage.read_bytes(_place(config, row, k))))
+        found = Training(**json.loads(storage.read_bytes(_place(config, row, k))))
+        return replace(found, checkpoint=storage.inside(config.out, found.checkpoint))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
@@ -185,6 +196,9 @@ def train_all(
             else:  # its share may be what another waits for, where a node was lost or is to come
                 ray.kill(actor)
         except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, UserError):
+                raise cause from None  # a disk that is full, say: the next would meet it too
             tries[row.trial_id, k] += 1
             died = isinstance(error, ray.exceptions.RayActorError)
             if died and tries[row.trial_id, k] < TRIES:
@@ -212,15 +226,26 @@ class _Finisher:
 
 
 def _own(work: Workshop, row: Row) -> Training:
-    model = checkpoint.load(row.checkpoint, trust=work.config.model.trust_factory).to(work.device)
+    weights = storage.inside(work.config.out, row.checkpoint)
+    model = checkpoint.load(weights, trust=work.config.model.trust_factory).to(work.device)
     test = evaluate(model, work.test.batches(SCORING_BATCH))
-    return Training(row.seed, work.score(model), test, row.epochs, 0.0, row.checkpoint)
+    return Training(row.seed, work.score(model), test, row.epochs, 0.0, weights)
 
 
 def _train(work: Workshop, row: Row, k: int) -> Training:
-    config, began = work.config, time.perf_counter()
-    epochs = epochs_of(config)
-    recipe = replace(config.finetune.recipe(), epochs=epochs)
+    """One training; running out of memory is tried again with half the batch, as in a trial."""
+    recipe = replace(work.config.finetune.recipe(), epochs=epochs_of(work.config))
+    try:
+        return _attempt(work, row, k, recipe)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    free(work.device)  # not sooner: the error holds what the attempt has on the device
+    return _attempt(work, row, k, replace(recipe, batch=max(1, recipe.batch // 2)))
+
+
+def _attempt(work: Workshop, row: Row, k: int, recipe: Recipe) -> Training:
+    config, began, epochs = work.config, time.perf_counter(), recipe.epochs
     seed = seed_of(config, row.arch_hash) + 1 + k
     asked = np.array(row.widths, dtype=np.int64)
     slimmed = slim(work, row.method, asked, row.proposal.get("scalars", {}))

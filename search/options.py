@@ -59,8 +59,8 @@ class SearchConfig:
         repair: What is done to the weights that stay: none, compensate (least squares), feedback
             (layer by layer, undoing the errors of earlier cuts), or auto (what belongs to the
             method). BN is always re-estimated.
-        seeds: Begin with the base model, uniform widths over the range and every method's own
-            one-shot allocation (true or false).
+        seeds: Begin with the base model, uniform widths and the gain-curve path over the range, and
+            the one-shot allocations of the methods searched (true or false).
         stratify: Aim some proposals at the part of the MAC range with the fewest trials (true or
             false).
         early_stopping: off, or mo-asha: after a ninth and a third of the epochs, one trial of three

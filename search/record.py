@@ -22,7 +22,6 @@ FREE = (
     "out",
     "resources",
     "search.sampler",
-    "search.seeds",
     "search.stratify",
     "search.early_stopping",
     "search.screen",
@@ -59,6 +58,33 @@ def check(record: Mapping[str, Any], config: Config) -> None:
         raise UserError(
             f"{config.out} holds a run with another {', '.join(changed)}; "
             "repeat its settings to go on, or choose another --out"
+        )
+
+
+def check_data(record: Mapping[str, Any], data: str, config: Config) -> None:
+    """UserError where a run is to go on with other images; data: their fingerprint."""
+    if record["base"].get("data", data) != data:
+        raise UserError(
+            f"{config.out} holds a run on other images than those of data.root; "
+            "name the folder of the same ones, or choose another --out"
+        )
+
+
+def check_warm_start(config: Config) -> None:
+    """UserError where the run to learn from searched another network."""
+    if config.search.warm_start is None:
+        return
+    other = read(storage.open_uri(config.search.warm_start))
+    if other is None:
+        raise UserError(
+            f"search.warm_start: {config.search.warm_start} holds no run.json; "
+            "name the folder of an earlier run"
+        )
+    before, now = configuration.from_dict(other["config"]).model, config.model
+    if (before.name, dict(before.args)) != (now.name, dict(now.args)):
+        raise UserError(
+            f"search.warm_start: {config.search.warm_start} searched {before.name}, "
+            f"not {now.name}; name a run of the same network"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +65,13 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     before = record.read(place)
     if before is not None:
         record.check(before, config)
+    record.check_warm_start(config)
     cluster.connect(config, **(parts.ray or {}))
     share = cluster.share(config)
     checks.check_nodes(config, share.gpus)
     base = base_of(config, before, parts.prepare, share, say, meanwhile=_load_tune)
+    if before is not None:
+        record.check_data(before, base.data, config)
     problem = base_model.problem(base.channel_graph(), config.search)
     study = make_study(config, base, problem, share)
     current = before or record.create(config, _facts(base, problem), base.info.classes)
@@ -81,8 +83,10 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         finished = _trials(config, base, study, share, record.reference(current), console, parts)
         members = parts.measure(config, base, _complete(study), share, say) if finished else []
     except BaseException as error:  # bad luck or Ctrl-C: what is finished must be of use
-        with suppress(UserError):  # on a disk that is full
+        try:
             _put_away(config, place, base, current, study, say)
+        except UserError as failure:  # on a disk that is full
+            say(f"the frontier so far could not be written: {failure}")
         if not isinstance(error, KeyboardInterrupt):
             raise
         return config.out
@@ -90,7 +94,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         _put_away(config, place, base, current, study, say)
         return config.out
     study.ledger.compact()
-    export.export(config.out, members, study.rows, current)
+    _export(config, members, study, current)
     cost = {"trials": study.finished, "seconds": sum(row.wall_s for row in study.rows)}
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
     report.write(config.out)
@@ -148,9 +152,17 @@ def _put_away(
     record.update(place, current, status="interrupted")
     study.ledger.compact()
     members = final.so_far(config, base, _complete(study))
-    export.export(config.out, members, study.rows, current)
+    _export(config, members, study, current)
     report.write(config.out)
     say(f"stopped; the same command goes on from {study.finished} finished trials")
+
+
+def _export(
+    config: Config, members: list[final.Member], study: Study, current: dict[str, Any]
+) -> None:
+    export.export(config.out, members, study.rows, current)
+    if config.search.keep_checkpoints == "frontier":
+        export.forget_checkpoints(config.out, study.rows)
 
 
 def _limits(config: Config, problem: Problem) -> Limits:
@@ -227,6 +239,7 @@ def _facts(base: Base, problem: Problem) -> dict[str, Any]:
     return {
         "model": info.model,
         "digest": info.digest,
+        "data": base.data,
         "macs": problem.cost.base_macs,
         "params": problem.cost.base_params,
         "top1_val": base.val,
@@ -250,6 +263,12 @@ def _introduce(
         say(f"going on after {study.finished} finished trials")
     device = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus:g} CPU"
     say(f"{share.slots} trials at a time, each with {device}")
+    alone = share.gpus >= 1 or share.slots == 1
+    if current["config"]["search"]["max_latency_ms"] is not None and not alone:
+        say(
+            "latencies are measured while other trials use the same device: for quiet ones give "
+            "each trial a whole GPU, or on a CPU set resources.max_concurrent to 1"
+        )
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from search.ledger import STATUSES
 from search.study import Study
 from search.trial import FATAL
 
+ALIKE = 8  # trials in a row that fail for one reason, before the search ends
 AGAINS = 2  # how often at most
 AGAIN = ""  # a reason: the worker failed, the trial is to be tried again
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
@@ -39,6 +40,8 @@ class FrontierSearcher(Searcher):
         self.error: UserError | None = None
         self.exhausted = False
         self.reasons: dict[str, str] = {}
+        self._failure: str | None = None  # the last trial's
+        self._alike = 0  # trials in a row that ended with it
         self._trials: dict[str, str] = {}  # Tune's trial id -> ours
         self._agains: Counter[str] = Counter()
         self._again: deque[str] = deque()  # of ours, running for the study, for Tune no more
@@ -85,10 +88,22 @@ class FrontierSearcher(Searcher):
             outcome = replace(outcome, reason=known or outcome.reason)
         elif outcome.status == "stopped":
             outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, known))))
+        self._count_alike(outcome)
         try:
             self.study.tell(ours, outcome)
         except UserError as failure:  # Tune would log it and go on
             self.error = failure
+
+    def _count_alike(self, outcome: Outcome) -> None:
+        """A machine that is at fault fails every trial alike: the budget is not for that."""
+        failure = outcome.reason if outcome.status == "failed" else None
+        self._alike = self._alike + 1 if failure == self._failure else 1
+        self._failure = failure
+        if failure is not None and self._alike >= ALIKE:
+            self.error = self.error or UserError(
+                f"the last {self._alike} trials failed alike ({failure}); mend that, then the same "
+                "command goes on"
+            )
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the one truth, and Tune's restore is not used."""

@@ -43,6 +43,15 @@ def open_uri(address: str | os.PathLike[str]) -> Location:
     return Location(filesystem, path.rstrip("/"))
 
 
+def inside(run: str, address: str) -> str:
+    """Where a file of a run is now, by the folder and name of its address when it was written.
+
+    So a run that was renamed or copied goes on with its own files.
+    """
+    path = address.partition("?")[0] if "://" in address else address
+    return uri.join(run, *path.split("/")[-2:]) if address else ""
+
+
 def write_atomic(location: Location, data: bytes) -> None:
     """Write all of `data` or nothing: temp and rename on disks, one put on object stores.
 
@@ -93,6 +102,10 @@ def list_folders(location: Location) -> list[Location]:
 def remove_folder(location: Location) -> None:
     """Delete a folder and all that is in it."""
     location.filesystem.delete_dir(location.path)
+
+
+def remove_file(location: Location) -> None:
+    location.filesystem.delete_file(location.path)
 
 
 def set_aside(location: Location, suffix: str = ".damaged") -> Location | None:

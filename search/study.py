@@ -25,6 +25,8 @@ from search.proposer import TRIAL_ID, Proposer
 from search.space import RATIO, Params, Proposal, Space, complete, neighbour
 from search.strata import Strata
 
+INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
+
 
 class Study:
     """Ask for the next candidate, tell how it ended; the ledger has a row for every end."""
@@ -248,6 +250,8 @@ class Study:
     def _sparse_share(self) -> float:
         assert self.strata is not None
         macs = [row.macs for row in self.rows if row.status == "complete"]
+        # a bin in which nothing is feasible must not draw for ever
+        macs += [row.macs for row in self.rows if row.status == "infeasible"] * INFEASIBLE
         macs += [candidate.asked_macs for candidate, _ in self.running.values()]
         return self.strata.sparse_share(np.array(macs) / self.cost.base_macs, self._rng())
 

@@ -85,10 +85,10 @@ def run(work: Workshop, candidate: Candidate) -> Iterator[Report]:
             yield from _attempt(work, candidate, recipe)
             return
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         # not sooner: the error holds the frames of the attempt, and they what it has on the device
-        _free(work.device)
+        free(work.device)
         half = replace(recipe, batch=max(1, recipe.batch // 2))
         reason = f"out of memory; ran with batch {half.batch} instead of {recipe.batch}"
         yield from _attempt(work, candidate, half, reason)
@@ -96,11 +96,11 @@ def run(work: Workshop, candidate: Candidate) -> Iterator[Report]:
     except UserError:
         raise  # a disk that is full or the like: the next trial would meet it too
     except Exception as error:
-        if isinstance(error, torch.AcceleratorError) and not _out_of_memory(error):
+        if isinstance(error, torch.AcceleratorError) and not out_of_memory(error):
             raise  # what follows one on a GPU fails as well: this process is of no more use
         first = next(iter(str(error).splitlines()), "")
         failure = f"{type(error).__name__}: {first}"
-    _free(work.device)
+    free(work.device)
     yield {"status": "failed", "reason": failure}
 
 
@@ -177,7 +177,7 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         sign in str(error)
         # ALLOC_FAILED: of cuBLAS and cuDNN
@@ -185,6 +185,6 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _free(device: str) -> None:
+def free(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.empty_cache()

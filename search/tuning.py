@@ -87,6 +87,12 @@ def run(
     study.close()  # Ctrl-C makes Tune leave trials behind
     if searcher.error:
         raise searcher.error
+    if searcher.exhausted and study.finished < config.trials:
+        console.print(
+            f"no new feasible network after {study.finished} of {config.trials} trials: "
+            "the space has been searched through",
+            highlight=False,
+        )
     return searcher.exhausted or study.finished >= config.trials
 
 

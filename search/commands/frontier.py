@@ -72,9 +72,10 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     found = read(place, options)
     points, base = found["points"], found["base_macs"]
     if not points:
-        console.print(
-            f"no finished trial yet in {place}; the frontier fills as trials end", markup=False
-        )
+        ended = found["status"] == "complete"
+        line = "no trial of {} was complete; trials.parquet there has each one's reason"
+        line = line if ended else "no finished trial yet in {}; the frontier fills as trials end"
+        console.print(line.format(place), markup=False)
         return found
     chosen = options is not None and options.given
     tested = any(point.get("top1_test_mean") is not None for point in points)

@@ -44,3 +44,34 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
         (slim.trial_id, 0.9),
         (whole.trial_id, base.test),
     ], "stopped between them, finished trainings count"
+
+
+def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run has another name than when the trial ended."""
+    config = configuration.load(["digits", f"--out={tmp_path}/now", "--search.final_seeds=2"])
+    slim = replace(runs.make_rows(2)[1], checkpoint="/was/elsewhere/checkpoints/a.safetensors")
+    base: Any = SimpleNamespace(info=SimpleNamespace(widths={}))
+    monkeypatch.setattr(final, "train_all", lambda *args: None)
+    said: list[str] = []
+    (member,) = final.measure(config, base, [slim], cluster.Share(1.0, 0.0, 1), said.append)
+    assert (member.best.val, member.best.test) == (slim.top1_val, None)
+    assert member.best.checkpoint == f"{tmp_path}/now/checkpoints/a.safetensors"
+    assert any("no final training" in line for line in said)
+
+
+def test_a_final_training_tries_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+
+    def attempt(work: Any, row: Any, k: int, recipe: Any) -> str:
+        batches.append(recipe.batch)
+        if len(batches) == 1:
+            raise MemoryError
+        return "trained"
+
+    monkeypatch.setattr(final, "_attempt", attempt)
+    config = configuration.load(["digits", "--finetune.batch=64"])
+    work: Any = SimpleNamespace(config=config, device="cpu")
+    assert final._train(work, runs.make_rows(1)[0], 0) == "trained"
+    assert batches == [64, 32]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from search import config as configuration
-from search import runner
+from search import pareto, record, runner
 from search.ledger import Ledger
 from search.options import Config
 
@@ -127,15 +128,27 @@ def test_a_point_gives_the_accuracy_of_its_row(finished: Path) -> None:
 
 
 def test_extension_keeps_what_is_finished(finished: Path, tmp_path: Path) -> None:
-    import shutil
-
+    """Also of a run that was moved: where it was, nothing is left."""
     out = tmp_path / "copy"
     shutil.copytree(finished, out)
     before = {path.name: path.read_bytes() for path in (out / "trials").iterdir()}
-    runner.run(quick(out, "--trials=9"), quiet())
+    hidden = finished.rename(finished.with_name("hidden"))
+    try:
+        runner.run(quick(out, "--trials=9"), quiet())
+    finally:
+        hidden.rename(finished)
     after = {path.name: path.read_bytes() for path in (out / "trials").iterdir()}
     assert len(after) == 9
     assert all(after[name] == content for name, content in before.items())
+
+
+def test_weights_stay_of_the_frontier_alone(finished: Path) -> None:
+    rows = [row for row in Ledger(finished).rows() if row.status == "complete"]
+    front = {rows[i].trial_id for i in pareto.front(pareto.points_of(rows))}
+    base = {row.trial_id for row in rows if not row.epochs}
+    stored = {path.stem for path in (finished / "checkpoints").iterdir()}
+    assert stored == front | base
+    assert len(stored) < len(rows), "nothing was dominated: the test shows nothing"
 
 
 def test_finished_run_is_not_run_again(finished: Path) -> None:
@@ -149,6 +162,36 @@ def test_finished_run_is_not_run_again(finished: Path) -> None:
 def test_another_recipe_is_refused_by_name(finished: Path) -> None:
     with pytest.raises(UserError, match=r"another finetune\.lr"):
         runner.run(quick(finished, "--finetune.lr=0.01"), quiet())
+
+
+def test_another_base_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    from pruning import uri
+    from pruning.zoo import resolve
+
+    weights = tmp_path / "weights.safetensors"
+    uri.write_tensors(
+        weights, {k: v.contiguous() for k, v in resolve("digits").state_dict().items()}, {}
+    )
+    with pytest.raises(UserError, match=r"another model\.weights"):
+        runner.run(quick(finished, f"--model.weights={weights}"), quiet())
+
+
+def test_other_images_are_refused(finished: Path) -> None:
+    found = json.loads((finished / "run.json").read_text())
+    record.check_data(found, found["base"]["data"], quick(finished))
+    with pytest.raises(UserError, match=r"other images than those of data\.root"):
+        record.check_data(found, "of others", quick(finished))
+
+
+def test_a_warm_start_from_another_network_is_refused(finished: Path, tmp_path: Path) -> None:
+    found = json.loads((finished / "run.json").read_text())
+    found["config"]["model"]["name"] = "resnet20"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text(json.dumps(found))
+    asked = quick(tmp_path / "new", f"--search.warm_start={tmp_path}/other")
+    with pytest.raises(UserError, match="searched resnet20, not digits"):
+        runner.run(asked, quiet())
+    assert not (tmp_path / "new").exists()
 
 
 def _corrupted(folder: Path) -> list[str]:

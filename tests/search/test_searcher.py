@@ -10,7 +10,7 @@ from ray import tune
 from pruning.errors import UserError
 from search.candidate import Candidate, Outcome
 from search.ledger import Ledger
-from search.searcher import FrontierSearcher, outcome_of
+from search.searcher import ALIKE, FrontierSearcher, outcome_of
 from search.space import WidthProposal
 from search.study import Study
 from tests.search.spaces import network
@@ -90,6 +90,21 @@ def test_budget_waits_for_running_trials_and_then_finishes(tmp_path):
     assert searcher.suggest("d") == FrontierSearcher.FINISHED
     assert searcher.metric is None and searcher.mode is None
     assert [row.status for row in searcher.study.rows] == ["complete", "failed"]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_trials_that_all_fail_alike_end_the_search(tmp_path, alike):
+    searcher = FrontierSearcher(make_study(tmp_path / "run"), budget=50)
+    for number in range(2 * ALIKE):
+        if searcher.suggest(f"t{number}") == FrontierSearcher.FINISHED:
+            break
+        reason = "no memory left" if alike else f"reason {number}"
+        searcher.on_trial_complete(f"t{number}", {"status": "failed", "reason": reason})
+    if not alike:
+        assert searcher.error is None and searcher.study.finished == 2 * ALIKE
+        return
+    assert searcher.study.finished == ALIKE
+    assert "failed alike (no memory left)" in str(searcher.error)
 
 
 def test_an_unwritable_ledger_ends_the_search(tmp_path):

@@ -239,6 +239,25 @@ def test_stratified_proposals_fill_the_bins(tmp_path):
     assert strata.counts(shares).max() <= 4
 
 
+def test_a_bin_where_nothing_is_feasible_does_not_draw_for_ever(tmp_path):
+    """As under a limit on latency, which only running a network can tell."""
+    graph, cost, lat = network("digits")
+    space = WidthProposal(graph, cost, lat)
+    strata = Strata(space.low, space.high)
+    study = make_study(tmp_path, space=space, strata=strata)
+    for _ in range(60):
+        candidate = study.ask()
+        slow = cost.macs(np.array(candidate.widths)) > 0.45 * cost.base_macs
+        status = "infeasible" if slow else "complete"
+        top1 = accuracy(graph, candidate.widths)
+        study.tell(
+            candidate.trial_id,
+            Outcome(status=status, widths=candidate.widths, top1_val=top1, wall_s=1.0),
+        )
+    aimed = [row for row in study.rows if row.number % study.stratify_every == 0]
+    assert sum(row.status == "infeasible" for row in aimed) <= 3
+
+
 def test_strata_count_by_hand():
     strata = Strata(0.01, 1.0, bins=2)
     assert strata.counts([0.001, 0.05, 0.099, 0.101, 1.0, 2.0]).tolist() == [3, 3]
