@@ -3,7 +3,8 @@
 
 On trained CIFAR-10 weights. No test image decides anything: methods see training images, the table
 shows test accuracy. `compensated` is error feedback for every method's selection, `own_repair` what
-belongs to the method. Example:
+belongs to the method; `distilled` is the same fine-tuning with the base model as its teacher.
+Example:
 
     scripts/bench_methods.py --data DATA --weights resnet20_45k.safetensors --macs 0.5
 """
@@ -11,6 +12,7 @@ belongs to the method. Example:
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from dataclasses import replace
 from typing import Any
@@ -27,7 +29,7 @@ from pruning.statistics import recalibrate
 from pruning.surgery import cut
 from pruning.widths import lattice
 
-COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned")
+COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned", "distilled")
 
 
 def main() -> None:
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=0.5, help="of fine-tuning, 0 for none")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--distill", type=float, default=0.9, help="share of the teacher's loss")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -78,11 +81,13 @@ def main() -> None:
                 )
             found["repair_s"] = slim.repair_s
             found["compensated"] = evaluate(slim.model, test.batches(500))
-            began = time.perf_counter()
-            for _ in finetune(slim.model, train, replace(recipe), seed=0):
-                pass
-            found["finetune_s"] = time.perf_counter() - began
-            found["fine_tuned"] = evaluate(slim.model, test.batches(500))
+            for column, distill in (("fine_tuned", 0.0), ("distilled", options.distill)):
+                tuned = copy.deepcopy(slim.model)
+                began = time.perf_counter()
+                for _ in finetune(tuned, train, replace(recipe, distill=distill), teacher=net):
+                    pass
+                found[f"{column}_s"] = time.perf_counter() - began
+                found[column] = evaluate(tuned, test.batches(500))
             macs = problem.cost.macs(widths) / problem.cost.base_macs
             emit("method", network=options.network, method=name, macs_share=macs, **found)
             shown = [f"{100 * found[column]:.2f}" for column in COLUMNS]
