@@ -9,7 +9,7 @@ predecessors got wrong. Where a ReLU follows, errors that it hides do not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from pruning.covariance import LAYER_CALLS, Filter
 from pruning.errors import UserError
 from pruning.evaluation import evaluation_mode
+from pruning.folding import norms_after
 from pruning.graph import ChannelGraph, Keep
 from pruning.images import Batches
 from pruning.pairs import (
@@ -70,7 +71,8 @@ def repair(
     if not feedback:
         settings = replace(settings, rounds=0)
     own = _state(slim)
-    walk = _Walk(slim, graph, graph.kept_units(keep), feedback, settings)
+    alone = set(norms_after(whole, graph, images[0][:2]).values())
+    walk = _Walk(slim, graph, graph.kept_units(keep), feedback, settings, alone)
     tensors: dict[str, Tensor] = {
         name: make_pair(walk, [tensor], [own[name]], label=name)
         for name, tensor in _state(whole).items()
@@ -104,6 +106,7 @@ class _Walk:
     kept: np.ndarray
     feedback: bool
     settings: Settings
+    alone: Collection[str]  # BNs that are all that reads their layers' outputs
     done: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -117,8 +120,10 @@ class _Walk:
             return args[0]
         if func in LAYER_CALLS and (term := self.layer(*args, **kwargs)) is not None:
             return term
-        if name == "batch_norm" and (normed := self.norm(*args, **kwargs)) is not None:
-            return normed
+        if name == "batch_norm":
+            if (normed := self.norm(*args, **kwargs)) is not None:
+                return normed
+            self.measure(*args, **kwargs)
         result = self.sum(*args) if name in SUMS and len(args) == 2 and not kwargs else None
         if result is None:
             low, high = clipping(name, args, kwargs)
@@ -181,7 +186,7 @@ class _Walk:
         if not isinstance(input, Pair) or not alone or input.rest is not None or len(named) != 4:
             return None
         term, path = input.terms[0], str(named[0].label).rpartition(".")[0]
-        if term.norm is not None or term.solved or path in self.done:
+        if term.norm is not None or term.solved or path in self.done or path not in self.alone:
             return None
         self.done.add(path)
         term.norm = self.module.get_submodule(path)
@@ -190,6 +195,23 @@ class _Walk:
             for x in input.whole
         ]
         return make_pair(self, term.target, None, terms=input.terms, exact=input.exact)
+
+    def measure(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The cut network's statistics for a BN after a sum, a concat or an output read twice."""
+        named = {a.label.rpartition(".")[2]: a for a in pairs_in((args, kwargs)) if a.label}
+        mean, var = named.get("running_mean"), named.get("running_var")
+        if not isinstance(input, Pair) or mean is None or var is None:
+            return
+        path = str(mean.label).rpartition(".")[0]
+        self.force(input)
+        if input.exact or path in self.done:
+            return
+        self.done.add(path)
+        assert input.slim is not None and mean.slim is not None and var.slim is not None
+        over = [d for d in range(input.ndim) if d != 1]
+        # averages over batches, as measuring them anew takes
+        mean.slim[0].copy_(torch.stack([x.mean(over) for x in input.slim]).mean(0))
+        var.slim[0].copy_(torch.stack([x.var(over) for x in input.slim]).mean(0))
 
     def sum(self, a: Any, b: Any) -> Pair | None:
         """a + b where one of them waits: the sum waits with it."""

@@ -148,7 +148,7 @@ class _Readers:
             self.precision[name] = torch.cholesky_inverse(factorise(sigma))
         index = torch.from_numpy(np.flatnonzero(unit >= 0)).to(sigma.device)
         rows = self.precision[name][index]
-        given = torch.cholesky_inverse(factorise(rows[:, index]))
+        given = torch.cholesky_inverse(factorise(rows[:, index], ridge=0))
         return Reader(given, cross @ rows.mT @ given, unit[unit >= 0])
 
 

@@ -28,6 +28,8 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         try:
             seen = 0
             for x, _ in batches:
+                if len(x) == 1 < seen:  # has no variance where maps are 1x1
+                    continue
                 seen += len(x)
                 for norm in norms:
                     # momentum=None is this for equal batches, but makes the device wait

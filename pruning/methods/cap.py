@@ -121,7 +121,8 @@ def compensated(
             continue
         each = moments[name]
         # as covariance.patches has its columns: the channel runs fastest
-        taps = taps_of(whole[name]).transpose(1, 2).to(each.xx.device)
+        rows = graph.kept_positions(name, 0, kept)  # fewer where it writes the group, too
+        taps = taps_of(whole[name])[rows].transpose(1, 2).to(each.xx.device)
         stay = graph.kept_positions(name, 1, kept)
         columns = np.arange(taps[0].numel()).reshape(taps.shape[1:])[:, stay].ravel()
         fitted, bias = compensate(

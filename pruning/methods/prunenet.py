@@ -46,6 +46,7 @@ class PruneNet(Method):
     name = "prunenet"
     scalars: ClassVar[Mapping[str, Scalar]] = {"variance": Scalar(0.0, 1.0, 0.0)}
     scalars_select = True
+    version = 2
 
     steps: int = 80
     batch: int = 128
@@ -56,7 +57,8 @@ class PruneNet(Method):
 
     def prepare(self, model: nn.Module, graph: ChannelGraph, batches: Batches) -> State:
         seen = first_images(batches, self.images, self.batch)
-        gradient = Cost(graph).macs_gradient(graph.widths)
+        # a gate is a unit's, which may be several channels
+        gradient = Cost(graph).macs_gradient(graph.widths) * graph.granularity
         prices = np.repeat(gradient / max(gradient.max(initial=0.0), 1.0), np.diff(graph.offsets))
         network = GatedNetwork(model, graph)
         short = max(1, self.steps // 2)  # a quarter ranks gates at random (ResNet-20, 80 steps)

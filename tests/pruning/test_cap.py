@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pruning.compensate import residual
 from pruning.covariance import input_moments
 from pruning.folding import norms_after
 from pruning.methods import Problem, get
 from pruning.methods.cap import compensated, structural
+from pruning.tracer import trace
 from pruning.variance import taps_of
 from pruning.widths import lattice
 from tests.pruning import models
@@ -74,3 +76,22 @@ def test_a_larger_drop_keeps_less() -> None:
     ]
     assert macs == sorted(macs, reverse=True)
     assert macs[-1] < macs[0]
+
+
+def test_a_layer_that_reads_and_writes_one_group_is_compensated() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, 6, 3, padding=1)
+            self.turn, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.stem(x)
+            return self.head((y + self.norm(self.turn(y))).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    net = Around().eval()
+    graph, batches = trace(net, (1, 8, 8)), [(torch.randn(32, 1, 8, 8), torch.zeros(32).long())]
+    state = get("cap").prepare(net, graph, batches)
+    assert sorted(state["order"][: graph.groups[0].units]) == [*range(6)]

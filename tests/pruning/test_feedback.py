@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning import feedback as feedback_module
 from pruning.evaluation import evaluation_mode
 from pruning.feedback import _images, repair
 from pruning.graph import Keep
@@ -174,10 +175,61 @@ def test_the_next_block_undoes_what_the_one_before_got_wrong() -> None:
     assert errors[True] < 0.7 * errors[False]
 
 
-def test_measuring_the_statistics_anew_changes_nothing() -> None:
+class Shared(nn.Module):
+    """As before activation in ResNets: what a BN reads goes on by a skip, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.inner = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.last = nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y = y + self.inner(F.relu(self.norm(y)))
+        return self.head(F.relu(self.last(y)).mean((2, 3)))
+
+
+def _lively(name: str) -> nn.Module:
+    if name != "shared":
+        return models.model(name)
     torch.manual_seed(0)
-    model = models.model("resnet20")
-    graph = models.graph("resnet20")
+    net = Shared()
+    for norm in (net.norm, net.last):
+        nn.init.uniform_(norm.weight, -1.0, 1.0)  # some negative: absorbed, they turn a filter
+    recalibrate(net, _batches((3, 32, 32)))
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", ["shared", "densenet40"])
+def test_a_bn_whose_input_is_read_elsewhere_is_no_part_of_the_layer(name: str) -> None:
+    """What the walk takes for the cut network is the cut network."""
+    model = _lively(name)
+    graph = trace(model, (3, 32, 32))
+    keep = models.random_keep(graph, 3)
+    slim = cut(model, graph, keep)
+    batches = _batches((3, 32, 32), count=2)
+    seen: list[Tensor] = []
+    force = feedback_module._Walk.force
+
+    def watched(walk: Any, pair: Any, *clip: Any) -> None:
+        force(walk, pair, *clip)
+        seen[:] = pair.slim
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feedback_module._Walk, "force", watched)
+        repair(slim, model, graph, keep, batches)
+    made = _outputs(slim, batches)
+    assert (torch.cat(seen) - made).square().mean() < 1e-6 * made.var()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "densenet40", "shared"])
+def test_measuring_the_statistics_anew_changes_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    model = _lively(name)
+    graph = trace(model, (3, 32, 32))
     keep = models.random_keep(graph, 3)
     slim = cut(model, graph, keep)
     batches = _batches((3, 32, 32), count=1, size=24)

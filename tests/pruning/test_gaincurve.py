@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -85,8 +86,9 @@ def test_channels_go_where_the_gain_is() -> None:
         assert share[favourite] == share.max()
 
 
-def test_what_a_layer_reads_besides_counts_as_known() -> None:
-    """The same numbers as with those columns handed to the greedy order."""
+@pytest.mark.parametrize("dead", [0, 2])
+def test_what_a_layer_reads_besides_counts_as_known(dead: int) -> None:
+    """The same numbers as with those columns handed to the greedy order; dead channels or none."""
     torch.manual_seed(0)
 
     class Two(nn.Module):
@@ -99,6 +101,10 @@ def test_what_a_layer_reads_besides_counts_as_known() -> None:
             return self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))
 
     model = Two().eval()
+    with torch.no_grad():
+        for layer in (model.a, model.b):
+            assert layer.bias is not None
+            layer.bias[:dead] = -100.0
     graph = trace(model, (1, 10, 10))
     batches = [(torch.randn(40, 1, 10, 10), torch.zeros(40))]
     curves = gain_curves(model, graph, batches)
@@ -109,5 +115,6 @@ def test_what_a_layer_reads_besides_counts_as_known() -> None:
         reader = Reader(each.xx[0], each.xy[0], np.tile(unit, 9))
         order, gains = greedy_order([reader], len(channels))
         part = slice(graph.offsets[g], graph.offsets[g + 1])
-        assert (curves.order[part] == order).all()
+        alive = len(channels) - dead
+        assert (curves.order[part][:alive] == order[:alive]).all()
         np.testing.assert_allclose(curves.gain[part], gains, rtol=1e-3, atol=1e-4 * gains[0])

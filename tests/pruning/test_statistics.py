@@ -86,3 +86,11 @@ def test_a_network_without_norms_is_not_run() -> None:
             raise AssertionError("must not run")
 
     recalibrate(Explodes(), [(torch.zeros(1), torch.zeros(1))])
+
+
+def test_a_last_batch_of_one_image_is_left_out() -> None:
+    """A BN of 1x1 maps finds no variance in it."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 8), nn.BatchNorm2d(3)).eval()
+    x = torch.randn(9, 1, 8, 8)
+    recalibrate(net, [(x[:8], x), (x[8:], x)])
+    torch.testing.assert_close(net[1].running_mean, net[0](x[:8]).mean((0, 2, 3)).detach())
