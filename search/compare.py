@@ -165,12 +165,9 @@ def beside(macs: int, accuracy: float, points: Sequence[Point], base_macs: int) 
         and point["top1_test_mean"] <= accuracy
         and (point["macs"], point["top1_test_mean"]) != (macs, accuracy)
     ]
-    if beats:
-        verdict = "dominated by the frontier"
-    elif beaten:
-        verdict = f"dominates {len(beaten)} of the frontier's points"
-    else:
-        verdict = "neither dominates"
+    verdicts = ["dominated by the frontier"] if beats else []
+    verdicts += [f"dominates {len(beaten)} of the frontier's points"] if beaten else []
+    verdict = ", ".join(verdicts) or "neither dominates"
     return {
         "frontier_rank": None if best is None else best["rank"],
         "top1_gap": None if best is None else best["top1_test_mean"] - accuracy,

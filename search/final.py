@@ -21,7 +21,7 @@ from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
 from search import cluster, pareto, storage
 from search.base import SCORING_BATCH, Base
-from search.ledger import Row
+from search.ledger import Ledger, Row
 from search.options import Config
 from search.trial import Workshop, free, out_of_memory, save, seed_of, slim
 
@@ -128,6 +128,16 @@ def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:
         return (Training(row.seed, base.val, base.test, 0.0, 0.0, weights),)
     found = [stored(config, row, k) for k in _repeats(config)]
     return tuple(training for training in found if training is not None)
+
+
+def seconds(config: Config) -> float:
+    """Seconds of all final trainings of the search, of members that left the frontier too."""
+    names = {row.trial_id for row in Ledger(config.out).rows()}
+    found = 0.0
+    for file in storage.list_files(storage.open_uri(config.out) / "finals", ".json"):
+        if any(file.name.startswith(name) for name in names):  # the others are one-shots'
+            found += float(json.loads(storage.read_bytes(file))["seconds"])
+    return found
 
 
 def _trial(config: Config, row: Row) -> Training:

@@ -95,7 +95,11 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         return config.out
     study.ledger.compact()
     _export(config, members, study, current)
-    cost = {"trials": study.finished, "seconds": sum(row.wall_s for row in study.rows)}
+    cost = {
+        "trials": study.finished,
+        "seconds": sum(row.wall_s for row in study.rows),
+        "final_seconds": final.seconds(config),
+    }
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
     report.write(config.out)
     for line in correlation.remarks(study.rows, problem.cost.base_macs):

@@ -68,9 +68,12 @@ def compare(
     from search.results import read_points, read_record
 
     record = read_record(place)
-    points, finished = read_points(place, record)
+    every, finished = read_points(place, record)
+    points = [point for point in every if point.get("top1_test_mean") is not None]
     if not finished or not points:
         raise UserError(f"{place} has no final frontier yet; finish its search first")
+    if untested := len(every) - len(points):
+        console.print(f"{untested} points without a final training are left out")
     settings = config.absolute(replace(config.from_dict(record["config"]), out=place))
     names = validation.method_names(options.baselines)
     resources = replace(settings.resources, address=options.address or settings.resources.address)
@@ -88,7 +91,7 @@ def compare(
     prepare = base_model.prepare_in_worker
     base: base_model.Base = runner.base_of(measured, record, prepare, share, say)
     table = comparison.compare(measured, base, options.macs, options.seeds, points, share, say)
-    return table, record, list(points)
+    return table, record, points
 
 
 def show(
@@ -124,8 +127,9 @@ def show(
     console.print(shown)
     cost = record.get("cost", {})
     console.print(
-        f"the frontier's {len(points)} points took {cost.get('trials', '?')} trials and "
-        f"{cost.get('seconds', 0):.0f} s; gain: at no more MACs; MACs saved: at no less accuracy",
+        f"the frontier's {len(points)} points took {cost.get('trials', '?')} trials in "
+        f"{cost.get('seconds', 0):.0f} s and final trainings of {cost.get('final_seconds', 0):.0f} "
+        "s; gain: at no more MACs; MACs saved: at no less accuracy",
         highlight=False,
     )
 

@@ -18,6 +18,9 @@ USAGE = (
 )
 
 
+REPAIRS = ("auto", "none", "compensate", "feedback")
+
+
 class _Flags(ArgumentParser):
     def error(self, message: str) -> Any:
         raise UserError(f"{message}; {self.prog} --help lists the options")
@@ -41,8 +44,14 @@ def run(argv: Sequence[str], prog: str) -> None:
     own, rest = parser.parse_known_args(list(argv))
     if foreign := {"--out", "--trials"} & {word.partition("=")[0] for word in rest}:
         parser.error(f"{foreign.pop()} belongs to search; --to names the file of the slim model")
+    if own.repair not in (None, *REPAIRS):
+        parser.error(f"--repair {own.repair}: choose one of {', '.join(REPAIRS)}")
+
+    from pruning import methods
+
+    methods.get(own.method)  # one of them, by its name
     settings = config.load(rest, prog)
-    search = replace(settings.search, method=own.method)
+    search = replace(settings.search, method=own.method, seeds=False)
     if own.repair:
         search = replace(search, repair=own.repair)
     settings = replace(settings, search=search)

@@ -55,6 +55,8 @@ def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["search", "digits", "digits"], "unexpected argument 'digits'"),
         (["prune", "digits", "--out", "x"], "--out belongs to search; --to names the file"),
         (["prune", "digits", "--trials=3"], "--trials belongs to search"),
+        (["prune", "digits", "--method", "all"], "no method 'all'"),
+        (["prune", "digits", "--repair", "glue"], "--repair glue: choose one of auto, none,"),
         (["profile"], "MODEL_OR_CONFIG is missing"),
         (["profile", "digits", "--inptu", "1x8x8"], "unknown option --inptu; closest: --input"),
         (["profile", "resnet20", "--input", "32"], "--input 3x224x224"[8:]),

@@ -60,7 +60,7 @@ def test_a_second_asking_measures_nothing(base, monkeypatch) -> None:
     assert states.top1(net, graph, drawn(1), 100) == top1
 
 
-@pytest.mark.parametrize("changed", ["weights", "images", "version"])
+@pytest.mark.parametrize("changed", ["weights", "images", "version", "forward"])
 def test_another_base_model_is_measured_anew(base, monkeypatch, folder, changed: str) -> None:
     net, graph = base
     states.measure("cpmc", net, graph, drawn())
@@ -69,6 +69,9 @@ def test_another_base_model_is_measured_anew(base, monkeypatch, folder, changed:
     if changed == "weights":
         with torch.no_grad():
             next(net.parameters()).mul_(1.5)
+    if changed == "forward":  # nothing that has weights
+        for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.eps = 0.5
     if changed == "version":
         monkeypatch.setattr(methods.get("cpmc").__class__, "version", 99)
     images = drawn(5) if changed == "images" else drawn()
