@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
 from search.ledger import Row
 
 STRATUM = 8  # trials of about the same MACs that are compared with each other
-LOSS = 0.002  # top-1 that fine-tuning costs before it is worth a word
+LOSS = 0.002  # top-1 that fine-tuning costs before it is worth a word ...
+SEVERAL = 3  # ... in the widest so many trials, which have the least to win by it
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,17 @@ def remarks(rows: Sequence[Row], base_macs: int) -> Iterator[str]:
     """What the user of a run should know of it, in lines; none where nothing is to be said."""
     if (found := rung_correlation(rows)) is not None:
         yield str(found)
-    trained = [
+    trained = sorted(
         (row.macs, row.top1_val - row.top1_recalibrated)
         for row in rows
         if row.status == "complete" and row.epochs > 0
         if row.top1_recalibrated is not None and row.top1_val is not None
-    ]
-    worse = [macs for macs, gain in trained if gain < -LOSS]
-    if len(worse) > max(1, 0.1 * len(trained)):
+    )
+    worse = list(takewhile(lambda each: each[1] < -LOSS, reversed(trained)))
+    if len(worse) >= SEVERAL:
         yield (
-            f"fine-tuning cost accuracy in {len(worse)} of {len(trained)} trials, from "
-            f"{min(worse) / base_macs:.0%} of the MACs up: lower finetune.lr or raise "
+            f"fine-tuning cost accuracy in all {len(worse)} trials from "
+            f"{worse[-1][0] / base_macs:.0%} of the MACs up: lower finetune.lr or raise "
             "finetune.epochs"
         )
 

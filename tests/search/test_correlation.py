@@ -59,16 +59,16 @@ def test_only_complete_trained_rows_with_both_numbers_count():
     assert rung_correlation(rows([0.1] * 4, values)) is None, "no order at chance"
 
 
-def test_fine_tuning_that_costs_accuracy_is_remarked():
-    late = [0.5, 0.6, 0.7, 0.75, 0.79, 0.88]
-    found = list(remarks(rows([0.4, 0.5, 0.6, 0.7, 0.8, 0.9], late), base_macs=8))
+def test_fine_tuning_that_costs_the_widest_accuracy_is_remarked():
+    late = [0.5, 0.59, 0.7, 0.69, 0.79, 0.88]
+    found = list(remarks(rows([0.4, 0.6, 0.6, 0.7, 0.8, 0.9], late), base_macs=6))
     assert found[0].startswith("rung 0 against the end")
-    assert "in 2 of 6 trials, from 50% of the MACs up: lower finetune.lr" in found[1]
+    assert "in all 3 trials from 50% of the MACs up: lower finetune.lr" in found[1]
 
 
-@pytest.mark.parametrize("late", [[0.5, 0.6, 0.7, 0.85], [0.5, 0.6, 0.7, 0.79]])
-def test_one_trial_or_none_that_lost_is_no_remark(late):
-    assert len(list(remarks(rows([0.4, 0.5, 0.6, 0.8], late), base_macs=8))) == 1
+@pytest.mark.parametrize("late", [[0.5, 0.4, 0.69, 0.85], [0.3, 0.5, 0.79, 0.82], [0.5] * 4])
+def test_losses_here_and_there_are_no_remark(late):
+    assert len(list(remarks(rows([0.4, 0.5, 0.7, 0.8], late), base_macs=8))) <= 1
 
 
 def test_nothing_is_remarked_without_trained_trials():
