@@ -22,22 +22,18 @@ from search import (
     correlation,
     export,
     final,
-    proposals,
-    quantity,
+    lease,
     record,
     report,
-    seeds,
     storage,
 )
 from search import trial as trial_body
+from search.assemble import make_study
 from search.base import Base
-from search.candidate import Limits
-from search.ledger import Ledger, Row
+from search.ledger import Row
 from search.options import Config
 from search.pareto import Reference
-from search.strata import Strata
 from search.study import Study
-from search.validation import method_names
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,38 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     if before is not None:
         record.check_data(before, base.data, config)
     problem = base_model.problem(base.channel_graph(), config.search)
-    study = make_study(config, base, problem, share)
-    current = before or record.create(config, _facts(base, problem), base.info.classes)
-    if before is None:
-        _store_base(config, base)
-    current = record.update(place, current, status="running", config=_plain(config))
-    _introduce(current, study, share, say)
+    study = None
+    if before is None:  # may refuse, and then nothing is written
+        study = make_study(config, base, problem, share)
+    with lease.hold(place, say):
+        if before is None and record.read(place) is not None:
+            raise UserError(f"another process has begun {config.out}; give the command once more")
+        # not sooner: another driver may have added to the ledger until now
+        study = study or make_study(config, base, problem, share)
+        current = before or record.create(config, _facts(base, problem), base.info.classes)
+        if before is None:
+            _store_base(config, base)
+        current = record.update(place, current, status="running", config=_plain(config))
+        _introduce(current, study, share, say)
+        _drive(config, place, base, current, study, share, console, parts)
+    return config.out
+
+
+def _drive(
+    config: Config,
+    place: storage.Location,
+    base: Base,
+    current: dict[str, Any],
+    study: Study,
+    share: cluster.Share,
+    console: Console,
+    parts: Parts,
+) -> None:
+    """Trials, final trainings, export; what there is of it where it is stopped."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
     try:
         finished = _trials(config, base, study, share, record.reference(current), console, parts)
         members = parts.measure(config, base, _complete(study), share, say) if finished else []
@@ -89,10 +111,10 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
             say(f"the frontier so far could not be written: {failure}")
         if not isinstance(error, KeyboardInterrupt):
             raise
-        return config.out
+        return
     if not finished:
         _put_away(config, place, base, current, study, say)
-        return config.out
+        return
     study.ledger.compact()
     _export(config, members, study, current)
     cost = {
@@ -102,41 +124,8 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     }
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
     report.write(config.out)
-    for line in correlation.remarks(study.rows, problem.cost.base_macs):
+    for line in correlation.remarks(study.rows, study.cost.base_macs):
         say(line)
-    return config.out
-
-
-def make_study(config: Config, base: Base, problem: Problem, share: cluster.Share) -> Study:
-    """The study of a run as its ledger tells it. UserError if no width vector can be feasible."""
-    limits = _limits(config, problem)
-    cost = problem.cost
-    low = (limits.min_macs or 0.0) / cost.base_macs
-    high = (limits.max_macs or cost.base_macs) / cost.base_macs
-    space, low, high = proposals.make(
-        config.search, problem, base.states, max(low, 1e-6), min(high, 1.0)
-    )
-    if limits.max_params is not None and cost.params(problem.lattice.low) > limits.max_params:
-        raise UserError(
-            f"even the narrowest network has {cost.params(problem.lattice.low)} parameters; "
-            "raise search.max_params or lower search.min_ratio"
-        )
-    names = method_names(config.search.method)
-    plan = seeds.plan(problem, base.states, names, low, high) if config.search.seeds else []
-    return Study(
-        space,
-        Ledger(config.out),
-        cost,
-        problem.lattice,
-        sampler=config.search.sampler,
-        seeds=plan,
-        warm=Ledger(config.search.warm_start).rows() if config.search.warm_start else (),
-        limits=limits,
-        recipe=vars(config.finetune) | {"repair": config.search.repair},
-        seed=config.seed,
-        strata=Strata(low, high) if config.search.stratify else None,
-        concurrency=share.slots,
-    )
 
 
 def _complete(study: Study) -> list[Row]:
@@ -167,19 +156,6 @@ def _export(
     export.export(config.out, members, study.rows, current)
     if config.search.keep_checkpoints == "frontier":
         export.forget_checkpoints(config.out, study.rows)
-
-
-def _limits(config: Config, problem: Problem) -> Limits:
-    def absolute(key: str, base: int) -> float | None:
-        value = getattr(config.search, key)
-        return None if value is None else quantity.parse(value, f"search.{key}").of(base)
-
-    macs, params = problem.cost.base_macs, problem.cost.base_params
-    return Limits(
-        max_macs=absolute("max_macs", macs),
-        min_macs=absolute("min_macs", macs),
-        max_params=absolute("max_params", params),
-    )
 
 
 def base_of(
