@@ -54,6 +54,8 @@ def prune(
     problem = Problem(graph, lattice(graph, divisor, min_ratio))
     chosen = get(method)
     state = chosen.prepare(model, graph, batches)
+    if not isinstance(macs, int | float) or macs <= 0:
+        raise UserError(f"macs is {macs!r}; give a share as in 0.5, or a number of MACs")
     target = macs * problem.cost.base_macs if macs <= 1 else macs
     if target < problem.cost.macs(problem.lattice.low):
         least = problem.cost.macs(problem.lattice.low)

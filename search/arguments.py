@@ -163,7 +163,10 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(map(str, args))
     if origin is tuple:
-        return "a list of numbers, as in [1, 0.1]"
+        whole = args and set(args) <= {int, Ellipsis}
+        return (
+            "a list of whole numbers, as in [1,64]" if whole else "a list of numbers, as in [1,0.1]"
+        )
     if origin is dict:
         return 'a mapping, as in {"num_classes": 10}'
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

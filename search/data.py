@@ -125,6 +125,16 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     return Splits(kept.to(device), held.to(device), images(test).to(device))
 
 
+def check(config: DataConfig) -> None:
+    """UserError for settings that no images can meet; reads none."""
+    from pruning.images import augmentation
+
+    _kind(config)
+    _rule(config.val)
+    if config.augment != "auto":
+        augmentation(config.augment)
+
+
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """bool [N]: a random `share` of each class, at least one image where the class has two."""
     rng = np.random.default_rng(seed)

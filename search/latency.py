@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning.errors import UserError
 from search import quantity
 
 MEASURE_S = 0.8
@@ -70,8 +71,11 @@ def of_call(
 
 def device_of(name: str) -> str:
     """The device that "auto" means here: the GPU if there is one."""
+    there = torch.cuda.is_available()
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if there else "cpu"
+    if name.startswith("cuda") and not there:
+        raise UserError("torch sees no GPU here; use --device cpu, or install torch with CUDA")
     return name
 
 

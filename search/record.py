@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -43,6 +44,8 @@ def read(run: storage.Location) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"{run / 'run.json'} is damaged; choose another --out") from error
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise UserError(f"{run / 'run.json'} is no record of a search; choose another --out")
     return record
 
 
@@ -55,10 +58,15 @@ def check(record: Mapping[str, Any], config: Config) -> None:
         if not any(key == free or key.startswith(free + ".") for free in FREE)
     ]
     if changed:
+        said = [f"{key} ({_leaf(before, key)} there, {_leaf(config, key)} here)" for key in changed]
         raise UserError(
-            f"{config.out} holds a run with another {', '.join(changed)}; "
+            f"{config.out} holds a run with another {', '.join(said)}; "
             "repeat its settings to go on, or choose another --out"
         )
+
+
+def _leaf(config: Config, key: str) -> Any:
+    return reduce(getattr, key.split("."), config)
 
 
 def check_data(record: Mapping[str, Any], data: str, config: Config) -> None:

@@ -80,8 +80,14 @@ def read_points(
     """
     table = storage.open_uri(place) / "frontier.parquet"
     if record.get("status") == "complete" and storage.exists(table):
-        return read_table(table).to_pylist(), True
-    return so_far(Ledger(place).rows() if rows is None else rows), False
+        points = read_table(table).to_pylist()
+        for point in points:  # where the run lies now, wherever it was made
+            point["checkpoint"] = point_checkpoint(place, point["rank"])
+        return points, True
+    points = so_far(Ledger(place).rows() if rows is None else rows)
+    for point in points:
+        point["checkpoint"] = storage.inside(place, point["checkpoint"])
+    return points, False
 
 
 def so_far(rows: Sequence[Row]) -> list[Point]:
@@ -123,6 +129,13 @@ def base_checkpoint(place: str | os.PathLike[str]) -> str:
     from pruning import uri
 
     return uri.join(place, "base.safetensors")
+
+
+def point_checkpoint(place: str | os.PathLike[str], rank: int) -> str:
+    """Address of a point's model."""
+    from pruning import uri
+
+    return uri.join(place, "points", f"{rank:03d}", "model.safetensors")
 
 
 def accuracy(point: Mapping[str, Any]) -> float | None:

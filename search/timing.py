@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning import checkpoint, uri
+from pruning import checkpoint
 from pruning.errors import UserError
 from search import export, latency, results, storage
 
@@ -36,7 +36,7 @@ def measure(
     columns = [_columns(results.base_checkpoint(place), batches, device, trust)]
     say(f"base model: {_show(columns[0])}")
     for rank in ranks:
-        columns.append(_columns(point_checkpoint(place, rank), batches, device, trust))
+        columns.append(_columns(results.point_checkpoint(place, rank), batches, device, trust))
         say(f"point {rank}: {_show(columns[-1])}")
     timed = add_columns(table, columns[1:], columns[0])
     sink = pa.BufferOutputStream()
@@ -72,17 +72,12 @@ def finished_points(place: str) -> list[results.Point]:
     points, finished = results.read_points(place, record)
     if not finished:
         raise UserError(
-            f"{place} is {record.get('status')}, its points are not made yet; "
+            f"{place} is {record.get('status')}, its points are not final; "
             "let the search end (the same command goes on)"
         )
     if not points:
         raise UserError(f"the frontier of {place} has no points; raise --trials and go on")
     return points
-
-
-def point_checkpoint(place: str, rank: int) -> str:
-    """A point's model where the run lies now, wherever it was made."""
-    return uri.join(place, "points", f"{rank:03d}", "model.safetensors")
 
 
 def _columns(path: str, batches: Sequence[int], device: str, trust: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruning.errors import UserError
-from search import quantity
+from search import data, quantity
 from search.options import Config, RecipeConfig, ResourceConfig, SearchConfig
 
 LIMITS = ("max_macs", "min_macs", "max_params", "max_latency_ms")
@@ -21,6 +21,9 @@ def validate(config: Config) -> None:
     _validate_resources(config.resources)
     _validate_paths(config)
     _need(config.base.epochs > 0, "base.epochs", config.base.epochs, "above 0")
+    _need(config.base.distill == 0, "base.distill", config.base.distill, "0: it has no teacher")
+    _validate_model(config.model.name)
+    data.check(config.data)
     _validate_recipe(config.base, "base")
     _validate_recipe(config.finetune, "finetune")
     method_names(config.search.method)
@@ -61,6 +64,16 @@ def _validate_search(s: SearchConfig) -> None:
         _need(good, "search.reference_point", list(s.reference_point), wanted)
 
 
+def _validate_model(name: str) -> None:
+    """The zoo's names; others take an import of what they name."""
+    if ":" in name.removeprefix("zoo:"):
+        return
+    from pruning import zoo
+
+    if name.removeprefix("zoo:") not in zoo.registry():
+        zoo.resolve(name)  # says which names are close
+
+
 def _validate_recipe(options: RecipeConfig, part: str) -> None:
     try:
         options.recipe()  # imports torch
@@ -96,15 +109,15 @@ def _divides(gpus: float) -> bool:
 
 
 def _validate_paths(config: Config) -> None:
-    data = config.data
-    if data.name != "digits" and data.root is None:
+    images = config.data
+    if images.name != "digits" and images.root is None:
         raise UserError(
-            f"data.root is missing; name the folder of the {data.name} images, "
+            f"data.root is missing; name the folder of the {images.name} images, "
             "as in --data.root data"
         )
-    if data.root is not None and is_local(data.root) and not data.download:
-        missing = not Path(data.root).is_dir()
-        _need(not missing, "data.root", data.root, "a folder that is there; correct the path")
+    if images.root is not None and is_local(images.root) and not images.download:
+        missing = not Path(images.root).is_dir()
+        _need(not missing, "data.root", images.root, "a folder that is there; correct the path")
     weights, warm, out = config.model.weights, config.search.warm_start, config.out
     if weights is not None and is_local(weights) and not Path(weights).is_file():
         raise UserError(

@@ -105,8 +105,8 @@ def show(
         "method",
         "of base",
         "test %",
-        "frontier's gain",
-        "MACs saved",
+        "frontier's gain [points]",
+        "MACs saved [% of base]",
         "verdict",
         "cost [s]",
     )

@@ -94,7 +94,7 @@ def _models(
 ) -> list[Record]:
     """Export the points one after the other; a file that is there agrees with its model."""
     from pruning import checkpoint, uri
-    from search import deploy, results, timing
+    from search import deploy, results
 
     assert options.format is not None
     kind = deploy.get(options.format)
@@ -107,7 +107,7 @@ def _models(
     written: list[Record] = [{"point": None, "file": None} | _facts(whole)]
     for point in points:
         rank = int(point["rank"])
-        source = timing.point_checkpoint(place, rank)
+        source = results.point_checkpoint(place, rank)
         model = checkpoint.load(source, trust=options.trust_factory)
         target = uri.join(place, "points", f"{rank:03d}", kind.file)
         done = deploy.deploy(model, checkpoint.info(source), kind, target, options.batch)

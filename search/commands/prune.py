@@ -39,7 +39,11 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_argument("--method", default="peel", help="pruning method (default: peel)")
     parser.add_argument("--macs", default="50%", help="MAC target: 50%%, 60M, … (default: 50%%)")
     parser.add_argument("--repair", help="none, compensate or feedback (default: CONFIG's)")
-    parser.add_argument("--to", default="model.safetensors", help="file or URI of the slim model")
+    parser.add_argument(
+        "--to",
+        default="model.safetensors",
+        help="file or URI of the slim model, replaced if it is there (default: model.safetensors)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     own, rest = parser.parse_known_args(list(argv))
     if foreign := {"--out", "--trials"} & {word.partition("=")[0] for word in rest}:

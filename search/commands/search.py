@@ -20,3 +20,9 @@ def run(argv: Sequence[str], prog: str) -> None:
     place = runner.run(chosen, console)
     if frontier.show(place, console)["status"] == "interrupted":
         raise KeyboardInterrupt  # the runner has put everything away; the exit code must tell
+    console.print(
+        f"{place}/report.html shows all of it; next: slimfront frontier RUN --knee, "
+        "slimfront export RUN --format onnx, slimfront compare RUN",
+        highlight=False,
+        markup=False,
+    )

@@ -172,3 +172,9 @@ def test_scalars_reorder_a_group_only_where_the_method_says_so(name: str) -> Non
     low, high = (own.select(measured, found, widths, **scalars) for scalars in ends)
     same = all(np.array_equal(a, b) for a, b in zip(low, high, strict=True))
     assert same is not own.scalars_select
+
+
+@pytest.mark.parametrize("macs", ["50%", 0, -1])
+def test_a_target_that_is_no_number_of_macs_is_refused(macs: Any) -> None:
+    with pytest.raises(UserError, match="give a share as in 0.5, or a number of MACs"):
+        pipeline.prune(models.model("digits"), batches("digits"), macs=macs)

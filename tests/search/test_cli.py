@@ -53,6 +53,10 @@ def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "no configuration missing.yaml: no such file, nor one of digits",
         ),
         (["search", "digits", "digits"], "unexpected argument 'digits'"),
+        (["search", "--model.name", "resnet21"], "there is no network resnet21; did you mean"),
+        (["search", "--data.val", "1.5"], "data.val 1.5 must lie between 0 and 1"),
+        (["search", "--data.augment", "shft"], "unknown augmentation 'shft'"),
+        (["search", "--base.distill", "0.5"], "0: it has no teacher"),
         (["prune", "digits", "--out", "x"], "--out belongs to search; --to names the file"),
         (["prune", "digits", "--trials=3"], "--trials belongs to search"),
         (["prune", "digits", "--method", "all"], "no method 'all'"),
@@ -216,6 +220,7 @@ def test_frontier_of_a_run_that_has_not_ended(
 def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
     point = {"rank": 0, "method": "uniform", "widths": [8, 1], "macs": 300_000, "params": 5000}
     point |= {"top1_val": 0.9, "top1_test_mean": 0.875, "top1_test_std": float("nan")}
+    point |= {"checkpoint": "/was/elsewhere/points/000/model.safetensors"}
     pq.write_table(pa.Table.from_pylist([point]), running / "frontier.parquet")
     # being extended: the table is that of the shorter run
     assert main(["frontier", str(running), "--json"]) == 0
@@ -224,7 +229,8 @@ def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture
     assert main(["frontier", str(running), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["finished"] is True
-    assert found["points"] == [point | {"top1_test_std": None}]
+    here = f"{running}/points/000/model.safetensors"
+    assert found["points"] == [point | {"top1_test_std": None, "checkpoint": here}]
     assert main(["frontier", str(running)]) == 0
     text = capsys.readouterr().out
     assert "87.50" in text

@@ -108,5 +108,12 @@ def test_columns_are_written_with_units_and_replaced(tmp_path: Path) -> None:
 
 def test_a_run_that_has_not_ended_has_nothing_to_measure(tmp_path: Path) -> None:
     place = make_run(tmp_path, make_rows(4), status="interrupted")
-    with pytest.raises(UserError, match="is interrupted, its points are not made yet"):
+    with pytest.raises(UserError, match="is interrupted, its points are not final"):
         timing.measure(place, (1,), "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    assert latency.device_of("auto") == "cpu"
+    with pytest.raises(UserError, match="torch sees no GPU here"):
+        latency.device_of("cuda")
