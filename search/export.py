@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from pruning import uri
 from search import pareto, storage
 from search.final import Member
 from search.ledger import Row
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("rank", pa.int32(), "0 has the fewest MACs"),
@@ -42,15 +45,29 @@ SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t
 def export(
     out: str, members: Sequence[Member], rows: Sequence[Row], record: dict[str, Any]
 ) -> pa.Table:
-    """Write the frontier's tables, picture and models into the run at `out`; returns the table."""
-    run = storage.open_uri(out)
+    """Write the frontier's tables, picture and models into the run at `out`; returns the table.
+
+    A frontier that is there already keeps its exports and latencies.
+    """
+    run, lost = storage.open_uri(out), 0
     table = frontier_table(out, members, record["base_macs"])
+    if (known := _written(run, table)) is not None:
+        storage.write_atomic(run / "frontier.png", picture(table, rows, record))
+        return known
     for rank, member in enumerate(members):
         data, folder = uri.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
         model = folder / "model.safetensors"
         if storage.exists(model) and storage.read_bytes(model) != data:
+            lost += len(storage.list_files(folder)) > 1
             storage.remove_folder(folder)  # its exports are of another network
         storage.write_atomic(model, data)
+    if lost:
+        logger.warning(
+            "%d points are other networks now, their exports are gone; "
+            "slimfront export %s makes them, and latencies, anew",
+            lost,
+            out,
+        )
     _forget_points(run, len(members))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
@@ -58,6 +75,19 @@ def export(
     storage.write_atomic(run / "frontier.csv", to_csv(table))
     storage.write_atomic(run / "frontier.png", picture(table, rows, record))
     return table
+
+
+def _written(run: storage.Location, table: pa.Table) -> pa.Table | None:
+    """The run's frontier.parquet, with whatever was added to it, where it is of these points."""
+    try:
+        found = storage.read_parquet(run / "frontier.parquet")
+        same = [found.select(SCHEMA.names).to_pylist(), table.to_pylist()]
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+        return None
+    for row in (*same[0], *same[1]):
+        del row["checkpoint"]  # the run may have been moved
+    models = [run / "points" / f"{row['rank']:03d}" / "model.safetensors" for row in same[1]]
+    return found if same[0] == same[1] and all(map(storage.exists, models)) else None
 
 
 def forget_checkpoints(out: str, rows: Sequence[Row]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -152,11 +153,21 @@ def test_weights_stay_of_the_frontier_alone(finished: Path) -> None:
 
 
 def test_finished_run_is_not_run_again(finished: Path) -> None:
+    """And what was added to it stays: exports beside the points, columns of the table."""
     console = quiet()
     times = {path: path.stat().st_mtime_ns for path in (finished / "finals").iterdir()}
+    added = finished / "points" / "000" / "model.onnx"
+    added.write_bytes(b"an export")
+    table = pq.read_table(finished / "frontier.parquet")
+    latencies = pa.array(np.arange(float(len(table))))
+    pq.write_table(table.append_column("latency_ms_b1", latencies), finished / "frontier.parquet")
     runner.run(quick(finished), console)
     assert {path: path.stat().st_mtime_ns for path in (finished / "finals").iterdir()} == times
     assert "final trainings" not in console.file.getvalue()  # type: ignore[attr-defined]
+    assert added.read_bytes() == b"an export"
+    after = pq.read_table(finished / "frontier.parquet")
+    assert after["latency_ms_b1"].to_pylist() == latencies.to_pylist()
+    added.unlink()
 
 
 def test_another_recipe_is_refused_by_name(finished: Path) -> None:
