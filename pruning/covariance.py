@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruning.compensate import Moments
+from pruning.errors import UserError
 from pruning.evaluation import evaluation_mode
 from pruning.graph import ChannelGraph
 from pruning.images import Batches
@@ -129,8 +132,9 @@ class Sums:
         self.total: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor, *, with_xx: bool = True) -> None:
-        """x: [..., n, d], y: [..., n, c]."""
+        """x: [..., n, d], y: [..., n, c]. UserError where no memory holds Σ."""
         if not self.count:
+            _check_size(x)
             self.x0, self.y0 = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
         x, y = x - self.x0, y - self.y0
         parts = [x.sum(-2), y.sum(-2), y.mT @ x, y.square().sum(-2)]
@@ -155,6 +159,27 @@ class Sums:
             xy=xy - y.unsqueeze(-1) * x.unsqueeze(-2),
             yy=yy - y.square(),
         )
+
+
+def _check_size(x: Tensor) -> None:
+    inputs = x.shape[-1]
+    needed = 3 * 8 * inputs**2  # a product, the same in float64, and the sum
+    if needed > _memory(x.device):
+        raise UserError(
+            f"a layer reads {inputs:,} inputs, whose covariance takes {needed / 1e9:.0f} GB; "
+            "choose a method that measures none (uniform, l2-global, peel, cpmc or balanced) "
+            "with repair none, and in a search seeds false"
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of the GPU, or of this machine."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info(device)[1])
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return math.inf
 
 
 @torch.no_grad()

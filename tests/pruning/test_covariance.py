@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pruning import covariance
 from pruning.covariance import Filter, Sums, input_moments, outputs, patches
+from pruning.errors import UserError
 from pruning.tracer import trace
 
 FILTERS = [
@@ -68,3 +70,11 @@ def test_sums_do_not_cancel_far_from_zero() -> None:
         sums.add(part, part[:, :1])
     expected = torch.cov(x.double().flatten(0, 1).T, correction=0)
     torch.testing.assert_close(sums.moments().xx, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_covariance_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of the first linear layer of torchvision's VGG on a small machine."""
+    monkeypatch.setattr(covariance, "_memory", lambda device: 8e9)
+    with pytest.raises(UserError, match=r"reads 25,088 inputs, .* 15 GB; choose a method"):
+        Sums().add(torch.zeros(2, 25_088), torch.zeros(2, 3))
+    Sums().add(torch.zeros(2, 100), torch.zeros(2, 3))
