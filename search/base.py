@@ -158,8 +158,11 @@ def _build(
 
 
 def _check_weights(net: nn.Module, config: Config) -> None:
-    """UserError where the weights named are not those of the run's base model."""
-    if config.model.weights is None:
+    """UserError where the weights named are not those of the run's base model.
+
+    Published ones are not fetched again: a node may have no way to them.
+    """
+    if config.model.weights is None or config.model.weights.startswith("torchvision:"):
         return
     named = copy.deepcopy(net)
     zoo.load_weights(named, config.model.weights)
