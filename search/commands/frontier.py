@@ -88,16 +88,16 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     )
     for column in columns + ["ms"] * timed:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for i, point in enumerate(points):
         cells = [str(point.get("rank", i)), human(point["macs"])]
         cells += [f"{point['macs'] / base:.1%}"] * bool(base)
         val = point.get("top1_val_mean", point.get("top1_val"))
-        cells += [human(point["params"]), _percent(val, point.get("top1_val_std"))]
+        cells += [human(point["params"]), _percent(val)]
         cells += [_percent(point.get("top1_test_mean"), point.get("top1_test_std"))] * tested
         cells += [_ms(point.get("latency_ms_b1"))] * timed
         whole = point["macs"] == base
-        table.add_row(*cells, "base model" if whole else escape(str(point["method"])))
+        table.add_row(*cells, "base" if whole else escape(str(point["method"])))
     console.print(table)
     if chosen and points[0].get("checkpoint"):
         line = f'pruning.load("{points[0]["checkpoint"]}")'
