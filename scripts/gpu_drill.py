@@ -40,7 +40,8 @@ QUICK = {
     "--methods uniform",
     "repair": "--images 256 --repair-images 100 --test-images 200 --macs 0.5",
     "search": "--trials 2 --search.seeds false --search.method uniform --search.repair none "
-    "--finetune.epochs 0.005 --finetune.batch 64 --search.final_epochs 0.005",
+    "--finetune.epochs 0.005 --finetune.batch 64 --search.final_epochs 0.005 "
+    "--search.max_macs 10% --data.val last:500",
 }
 GRACE_S = 20.0  # for a search that was told to stop: it puts away what it has
 
