@@ -133,11 +133,10 @@ def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:
 def seconds(config: Config) -> float:
     """Seconds of all final trainings of the search, of members that left the frontier too."""
     names = {row.trial_id for row in Ledger(config.out).rows()}
-    found = 0.0
-    for file in storage.list_files(storage.open_uri(config.out) / "finals", ".json"):
-        if any(file.name.startswith(name) for name in names):  # the others are one-shots'
-            found += float(json.loads(storage.read_bytes(file))["seconds"])
-    return found
+    files = storage.list_files(storage.open_uri(config.out) / "finals", ".json")
+    # the others are one-shots'
+    own = [file for file in files if any(file.name.startswith(name) for name in names)]
+    return sum(training.seconds for training in map(_read, own) if training is not None)
 
 
 def _trial(config: Config, row: Row) -> Training:
@@ -167,9 +166,14 @@ def _place(config: Config, row: Row, k: int) -> storage.Location:
 
 
 def stored(config: Config, row: Row, k: int) -> Training | None:
+    found = _read(_place(config, row, k))
+    return found and replace(found, checkpoint=storage.inside(config.out, found.checkpoint))
+
+
+def _read(file: storage.Location) -> Training | None:
+    """None where it is not there or damaged: it is trained anew."""
     try:
-        found = Training(**json.loads(storage.read_bytes(_place(config, row, k))))
-        return replace(found, checkpoint=storage.inside(config.out, found.checkpoint))
+        return Training(**json.loads(storage.read_bytes(file)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

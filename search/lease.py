@@ -38,8 +38,8 @@ def hold(run: storage.Location, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         over.set()
         renewing.join()
-        if (_read(place) or {}).get("token") == mine["token"]:
-            with suppress(OSError):
+        with suppress(UserError, OSError):  # a store that does not answer: what was done is done
+            if (_read(place) or {}).get("token") == mine["token"]:
                 storage.remove_file(place)
 
 
@@ -76,11 +76,11 @@ def _is_dead(driver: dict[str, Any]) -> bool:
 
 def _renew(place: storage.Location, mine: dict[str, Any], over: threading.Event) -> None:
     while not over.wait(RENEW_S):
-        found = _read(place)
-        if found is not None and found.get("token") != mine["token"]:
-            return  # this process stood still for long, and another has taken over
-        mine["beat"] += 1
-        with suppress(UserError):  # a full disk is told where it does harm
+        with suppress(UserError):  # a full disk, a store out of reach: told where it does harm
+            found = _read(place)
+            if found is not None and found.get("token") != mine["token"]:
+                return  # this process stood still for long, and another has taken over
+            mine["beat"] += 1
             _write(place, mine)
 
 

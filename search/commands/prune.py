@@ -18,9 +18,6 @@ USAGE = (
 )
 
 
-REPAIRS = ("auto", "none", "compensate", "feedback")
-
-
 class _Flags(ArgumentParser):
     def error(self, message: str) -> Any:
         raise UserError(f"{message}; {self.prog} --help lists the options")
@@ -48,11 +45,12 @@ def run(argv: Sequence[str], prog: str) -> None:
     own, rest = parser.parse_known_args(list(argv))
     if foreign := {"--out", "--trials"} & {word.partition("=")[0] for word in rest}:
         parser.error(f"{foreign.pop()} belongs to search; --to names the file of the slim model")
-    if own.repair not in (None, *REPAIRS):
-        parser.error(f"--repair {own.repair}: choose one of {', '.join(REPAIRS)}")
 
     from pruning import methods
+    from pruning.pipeline import REPAIRS
 
+    if own.repair not in (None, *REPAIRS):
+        parser.error(f"--repair {own.repair}: choose one of {', '.join(REPAIRS)}")
     methods.get(own.method)  # one of them, by its name
     settings = config.load(rest, prog)
     search = replace(settings.search, method=own.method, seeds=False)

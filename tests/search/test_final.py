@@ -12,6 +12,7 @@ import pytest
 from search import cluster, final
 from search import config as configuration
 from search.final import Training
+from search.ledger import Ledger
 from tests.search import runs
 
 
@@ -75,3 +76,14 @@ def test_a_final_training_tries_half_the_batch(monkeypatch: pytest.MonkeyPatch) 
     work: Any = SimpleNamespace(config=config, device="cpu")
     assert final._train(work, runs.make_rows(1)[0], 0) == "trained"
     assert batches == [64, 32]
+
+
+def test_seconds_are_those_of_the_search_s_own_trainings(tmp_path: Path) -> None:
+    config = configuration.load(["digits", f"--out={tmp_path}/run", "--search.final_seeds=2"])
+    row = runs.make_rows(1)[0]
+    Ledger(config.out).write(row)
+    for k, owner in ((0, row), (1, row), (0, replace(row, trial_id="oneshot-peel"))):
+        final._store(config, owner, k, Training(k, 0.9, 0.9, 1.0, 2.5, "x"))
+    assert final.seconds(config) == 5.0
+    (tmp_path / "run" / "finals" / f"{row.trial_id}-9-1.json").write_text("damaged")
+    assert final.seconds(config) == 5.0

@@ -73,3 +73,22 @@ def test_one_that_stood_still_does_not_take_the_run_back(run: storage.Location) 
         threading.Event().wait(0.3)
         assert lease._read(run / lease.FILE)["token"] == "theirs"  # type: ignore[index]
     assert storage.exists(run / lease.FILE), "the other's file is not removed"
+
+
+def test_a_store_that_does_not_answer_for_a_while_ends_nothing(
+    run: storage.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = lease._read, threading.Event()
+
+    def flaky(place: storage.Location) -> Any:
+        if threading.current_thread() is not threading.main_thread() and not refused.is_set():
+            refused.set()
+            raise UserError("no answer")
+        return real(place)
+
+    with lease.hold(run, print):
+        monkeypatch.setattr(lease, "_read", flaky)
+        assert refused.wait(5)
+        before = real(run / lease.FILE)
+        threading.Event().wait(0.5)
+        assert real(run / lease.FILE)["beat"] > before["beat"]  # type: ignore[index]
