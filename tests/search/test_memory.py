@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,8 @@ FIELDS = ("status", "widths", "top1_pruned", "top1_recalibrated", "top1_val", "e
 
 
 def megabytes() -> float:
-    """The process's own, swapped out or not; pages of libraries come and go with the machine."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return sum(int(line[1]) for line in lines if line[0] in ("RssAnon:", "VmSwap:")) / 1e3
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def work(out: str) -> dict[str, Any]:
