@@ -22,8 +22,9 @@ from pruning.finetune import Recipe, evaluate, finetune
 from search import cluster, pareto, storage
 from search.base import SCORING_BATCH, Base
 from search.ledger import Ledger, Row
+from search.memory import free
 from search.options import Config
-from search.trial import Workshop, free, out_of_memory, save, seed_of, slim
+from search.trial import Workshop, out_of_memory, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"

@@ -23,6 +23,7 @@ from pruning.pipeline import Slimmed
 from search import data, latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.candidate import Candidate
+from search.memory import free, keep_kernels
 from search.options import Config
 
 Report = dict[str, Any]
@@ -50,6 +51,8 @@ class Workshop:
 
     @classmethod
     def open(cls, config: Config, base: Base, device: str = "cpu") -> Workshop:
+        graph = base.channel_graph()
+        keep_kernels(len(graph.layers))
         splits = data.load(config.data, config.seed)
         train = splits.train.to(device)
         model = base.model(config)
@@ -58,7 +61,7 @@ class Workshop:
             config=config,
             base=base,
             model=model,
-            problem=problem(base.channel_graph(), config.search),
+            problem=problem(graph, config.search),
             train=train,
             val=splits.val.to(device),
             test=splits.test.to(device),
@@ -183,8 +186,3 @@ def out_of_memory(error: BaseException) -> bool:
         # ALLOC_FAILED: of cuBLAS and cuDNN
         for sign in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     )
-
-
-def free(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()

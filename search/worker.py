@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from pruning.errors import UserError
-from search import checks, cluster, trial
+from search import checks, cluster, memory, trial
 from search.base import Base
 from search.candidate import Candidate
 from search.options import Config
@@ -22,6 +22,7 @@ class TrialWorker(tune.Trainable):
     """Runs one trial after another in one process: data, base model and graph stay loaded."""
 
     _reports: Iterator[dict[str, Any]]
+    _device = "cpu"
 
     def setup(
         self,
@@ -35,7 +36,8 @@ class TrialWorker(tune.Trainable):
         assert base is not None
         try:
             checks.check_joined(settings)
-            work = open_workshop(settings, base, cluster.worker_device(settings))
+            self._device = cluster.worker_device(settings)
+            work = open_workshop(settings, base, self._device)
             self._start = partial(body, work)
         except UserError as error:  # to be said by a report: Tune keeps a traceback at most
             self._start = partial(_refuse, error)
@@ -56,14 +58,17 @@ class TrialWorker(tune.Trainable):
             report = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         if report is None:
             report = {"status": "failed", "reason": "the trial ended without a result"}
-        return {**report, "done": "status" in report}
+        done = "status" in report
+        if done:
+            self.cleanup()
+        return {**report, "done": done}
 
     def cleanup(self) -> None:
-        self._reports = iter(())
+        self._reports = iter(())  # which held the trial's network
+        memory.free(self._device)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        # the trial before, stopped early perhaps, lets go of its network before this one begins
-        self._reports = iter(())
+        self.cleanup()  # the trial before was stopped early perhaps
         self._reports = self._start(Candidate.from_config(config))
 
 

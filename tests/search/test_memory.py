@@ -1,12 +1,13 @@
 """A worker that is used again and again: its memory stays, and what it did before leaves no trace.
 
-`python -m tests.search.test_memory RUN` is the worker, alone in a process.
+`python -m tests.search.test_memory` is the worker, alone in a process as in a search.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
+
+from search import base as base_model
+from search import cluster, config, worker
+from search.base import Base
+from search.candidate import Candidate
+from search.options import Config
 
 TRIALS = 20
 ROOT = Path(__file__).parents[2]
@@ -26,19 +34,9 @@ def megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def work(out: str) -> dict[str, Any]:
+def work(settings: Config, base: Base) -> dict[str, Any]:
     """Run trials in one worker, some of them again in another order, one of them given up."""
-    import torch
-
-    from search import base as base_model
-    from search import cluster, config, worker
-    from search.candidate import Candidate
-
     torch.set_num_threads(1)
-    Path(out).mkdir()
-    (Path(out) / "run.json").write_text("{}")  # a worker checks that it sees the run
-    settings = config.load(["digits", f"--out={out}", "--base.epochs=1", "--finetune.epochs=1"])
-    base = base_model.prepare(settings, say=lambda text: None)
     problem = base_model.problem(base.channel_graph(), settings.search)
     rng = np.random.default_rng(0)
 
@@ -86,14 +84,18 @@ def work(out: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("memory") / "run"
+    out.mkdir()
+    (out / "run.json").write_text("{}")  # a worker checks that it sees the run
+    settings = config.load(["digits", f"--out={out}", "--base.epochs=1", "--finetune.epochs=1"])
+    base = base_model.prepare(settings, say=lambda text: None)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.search.test_memory", str(out)],
+        [sys.executable, "-m", "tests.search.test_memory"],
+        input=pickle.dumps((settings, base)),
         cwd=ROOT,
         capture_output=True,
-        text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:].decode()
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -113,4 +115,4 @@ def test_rows_do_not_depend_on_what_ran_before(worked: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(work(sys.argv[1])))
+    print(json.dumps(work(*pickle.load(sys.stdin.buffer))))

@@ -1,0 +1,36 @@
+"""The memory of a process that runs trial after trial: what it gives back between them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+PER_LAYER = 16  # forward, two backward and reorders, at the batch sizes of training and of scoring
+
+
+def free(device: str) -> None:
+    """Return to the device and to the system what no tensor needs any more."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    if trim := _trimmer():
+        trim(0)
+
+
+def keep_kernels(layers: int) -> None:
+    """Let this process keep compiled CPU kernels for a network of so many layers, no more.
+
+    oneDNN keeps its last 1,024, most of them of trials that never come again. It reads the limit
+    at its first use; one that the user set stays.
+    """
+    os.environ.setdefault(KERNELS, str(PER_LAYER * max(layers, PER_LAYER)))
+
+
+@cache
+def _trimmer() -> Callable[[int], int] | None:
+    """Of glibc, whose heap otherwise keeps holes between what outlived a trial."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
