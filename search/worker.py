@@ -60,15 +60,18 @@ class TrialWorker(tune.Trainable):
             report = {"status": "failed", "reason": "the trial ended without a result"}
         done = "status" in report
         if done:
-            self.cleanup()
+            self._rest()
         return {**report, "done": done}
 
     def cleanup(self) -> None:
         self._reports = iter(())  # which held the trial's network
+
+    def _rest(self) -> None:
+        self.cleanup()
         memory.free(self._device)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.cleanup()  # the trial before was stopped early perhaps
+        self._rest()  # the trial before was stopped early perhaps
         self._reports = self._start(Candidate.from_config(config))
 
 
