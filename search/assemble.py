@@ -43,6 +43,7 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
         seed=config.seed,
         strata=Strata(low, high) if config.search.stratify else None,
         concurrency=share.slots,
+        retry_failed=config.search.retry_failed,
     )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any
 
-from search.ledger import Status
+import numpy as np
+
+from pruning.cost import Cost
+from search.ledger import Row, Status
 
 _NESTED = ("scalars", "params")
 
@@ -61,6 +66,40 @@ class Candidate:
         """The ledger's `proposal` column."""
         names = ("kind", "source", "params", "scalars", "asked_macs")
         return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def of_row(cls, row: Row) -> Candidate:
+        """What a finished trial was to run, for running it again."""
+        return cls(
+            trial_id=row.trial_id,
+            arch_hash=row.arch_hash,
+            method=row.method,
+            widths=row.widths or None,
+            **row.proposal,
+        )
+
+    def row(self, outcome: Outcome, cost: Cost) -> Row:
+        """The ledger's row: a trial without a finite accuracy is not complete."""
+        values = asdict(outcome)
+        for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
+            if values[name] is not None and not math.isfinite(values[name]):
+                values[name] = None
+        if not all(math.isfinite(v) for v in outcome.curve):
+            values["curve"] = ()
+        widths = np.array(outcome.widths or self.widths or (), dtype=np.int64)
+        if outcome.status == "complete" and (values["top1_val"] is None or not widths.size):
+            values |= {"status": "failed", "reason": "no finite accuracy or no widths reported"}
+        values["widths"] = tuple(widths.tolist())
+        values["started_at"] = outcome.started_at or datetime.now(UTC).isoformat()
+        return Row(
+            trial_id=self.trial_id,
+            arch_hash=self.arch_hash,
+            method=self.method,
+            proposal=self.proposal,
+            macs=int(cost.macs(widths)) if widths.size else 0,
+            params=int(cost.params(widths)) if widths.size else 0,
+            **values,
+        )
 
     def to_config(self) -> dict[str, Any]:
         """Flat plain data for Ray Tune, which takes nested names apart at "/"."""

@@ -123,13 +123,13 @@ class Ledger:
         self.trials = self.run / "trials"
         self.table = self.run / "trials.parquet"
 
-    def write(self, row: Row) -> bool:
-        """Store a row whole or not at all; False where its trial is already there.
+    def write(self, row: Row, replace: bool = False) -> bool:
+        """Store a row whole or not at all; False where its trial is there and not to be replaced.
 
         Raises UserError, naming path and remedy, where it cannot be written.
         """
         location = self.trials / f"{row.trial_id}.json"
-        if storage.exists(location):
+        if not replace and storage.exists(location):
             return False
         storage.write_atomic(location, row.to_json().encode())
         return True

@@ -76,6 +76,7 @@ class SearchConfig:
         reference_point: Hypervolume's reference point, [MACs for one image, accuracy as a
             fraction]; null is the base model's MACs and chance. A run keeps its first one.
         trial_timeout_s: Longest time of one trial in s; null is no limit.
+        retry_failed: Run the trials of earlier sessions that failed once more.
         warm_start: Another RUN whose finished trials teach the sampler; they count neither as
             trials nor for the frontier.
     """
@@ -101,6 +102,7 @@ class SearchConfig:
     keep_checkpoints: Literal["frontier", "all"] = "frontier"
     reference_point: tuple[float, float] | None = None
     trial_timeout_s: float | None = None
+    retry_failed: bool = False
     warm_start: str | None = None
 
 

@@ -30,6 +30,7 @@ FREE = (
     "search.final_epochs",
     "search.keep_checkpoints",
     "search.trial_timeout_s",
+    "search.retry_failed",
     "search.warm_start",
     "data.root",
     "model.weights",

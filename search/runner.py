@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,12 @@ def _drive(
     report.write(config.out)
     for line in correlation.remarks(study.rows, study.cost.base_macs):
         say(line)
+    failures = Counter(row.reason for row in study.rows if row.status == "failed")
+    for reason, trials in failures.most_common(1):
+        say(
+            f"{failures.total()} trials failed, {trials} of them with: {reason}; once that is "
+            "mended, the same command with --search.retry_failed true runs them again"
+        )
 
 
 def _complete(study: Study) -> list[Row]:

@@ -102,7 +102,7 @@ class FrontierSearcher(Searcher):
         if failure is not None and self._alike >= ALIKE:
             self.error = self.error or UserError(
                 f"the last {self._alike} trials failed alike ({failure}); mend that, then the same "
-                "command goes on"
+                "command with --search.retry_failed true goes on and runs them again"
             )
 
     def save(self, checkpoint_path: str) -> None:

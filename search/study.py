@@ -6,11 +6,8 @@ architecture once.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -48,12 +45,14 @@ class Study:
         stratify_every: int = 4,
         concurrency: int = 1,
         tries: int = 4,
+        retry_failed: bool = False,
     ) -> None:
         """Rebuild the study from the ledger's rows.
 
         `warm`: rows of another run, which teach the sampler and are neither counted nor skipped.
         `strata`: every `stratify_every`-th proposal, and each after an infeasible or known one,
         aims at a bin with the fewest trials.
+        `retry_failed`: run trials again that failed; their rows stay until they have ended.
         `tries`: infeasible or known proposals in a row before the frontier is mutated instead.
         """
         self.space, self.ledger, self.cost, self.lat = space, ledger, cost, lat
@@ -69,10 +68,17 @@ class Study:
         self._known: set[str] = set()
         for row in warm:
             self._replay(row, f"warm {row.trial_id}")
-        for row in ledger.rows():
+        self._failed: deque[Row] = deque()
+        self._again: set[str] = set()  # ids of trials that run again
+        rows = ledger.rows()
+        for row in rows:
+            if retry_failed and row.status == "failed":
+                self._failed.append(row)
+                self._known.add(row.arch_hash)
+                continue
             self._replay(row, row.trial_id)
             self._record(row)
-        self.next_number = max((row.number for row in self.rows), default=-1) + 1
+        self.next_number = max((row.number for row in rows), default=-1) + 1
 
     @property
     def finished(self) -> int:
@@ -84,14 +90,14 @@ class Study:
 
         Infeasible and known ones are answered here, from closed forms and ledger, and never run.
         """
-        return self._next_seed() or self._sampled() or self._mutated()
+        return self._next_failed() or self._next_seed() or self._sampled() or self._mutated()
 
     def tell(self, trial: str, outcome: Outcome) -> Row:
         """Write the row of a running trial, then tell Optuna. UserError if it cannot be written."""
         candidate, number = self.running.pop(trial)
-        row = self._row(candidate, outcome)
+        row = candidate.row(outcome, self.cost)
         try:
-            self.ledger.write(row)
+            self.ledger.write(row, replace=trial in self._again)
         except BaseException:
             self.proposer.fail(number)
             raise
@@ -102,7 +108,8 @@ class Study:
     def abandon(self, trial: str) -> None:
         """Forget a running trial without a row; it may be proposed again."""
         candidate, number = self.running.pop(trial)
-        self._known.discard(candidate.arch_hash)
+        if trial not in self._again:
+            self._known.discard(candidate.arch_hash)
         self.proposer.fail(number)
 
     def close(self) -> None:
@@ -114,6 +121,17 @@ class Study:
         """The Optuna trial of a ledger row."""
         trials = self.proposer.study.get_trials(deepcopy=False)
         return next(t for t in trials if t.user_attrs.get(TRIAL_ID) == row.trial_id)
+
+    def _next_failed(self) -> Candidate | None:
+        if not self._failed:
+            return None
+        row = self._failed.popleft()
+        candidate = Candidate.of_row(row)
+        number = self.proposer.adopt(self._params(row))
+        self.proposer.mark(number, row.trial_id, self._constraints(row.widths))
+        self.running[row.trial_id] = candidate, number
+        self._again.add(row.trial_id)
+        return candidate
 
     def _next_seed(self) -> Candidate | None:
         while self._seeds:
@@ -197,35 +215,17 @@ class Study:
             params=params,
         )
 
-    def _row(self, candidate: Candidate, outcome: Outcome) -> Row:
-        values = dataclasses.asdict(outcome)
-        for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
-            if values[name] is not None and not math.isfinite(values[name]):
-                values[name] = None
-        if not all(math.isfinite(v) for v in outcome.curve):
-            values["curve"] = ()
-        widths = np.array(outcome.widths or candidate.widths or (), dtype=np.int64)
-        if outcome.status == "complete" and (values["top1_val"] is None or not widths.size):
-            values |= {"status": "failed", "reason": "no finite accuracy or no widths reported"}
-        values["widths"] = tuple(widths.tolist())
-        values["started_at"] = outcome.started_at or datetime.now(UTC).isoformat()
-        return Row(
-            trial_id=candidate.trial_id,
-            arch_hash=candidate.arch_hash,
-            method=candidate.method,
-            proposal=candidate.proposal,
-            macs=int(self.cost.macs(widths)) if widths.size else 0,
-            params=int(self.cost.params(widths)) if widths.size else 0,
-            **values,
-        )
-
     def _replay(self, row: Row, name: str) -> None:
-        params = row.proposal.get("params", {})
-        if complete(self.space, params) is None and len(row.widths) == len(self.lat.high):
-            params = self.space.encode(row.widths, row.method)
-        number = self.proposer.adopt(params)
+        number = self.proposer.adopt(self._params(row))
         self.proposer.mark(number, name, self._constraints(row.widths))
         self.proposer.finish(number, row)
+
+    def _params(self, row: Row) -> Params:
+        """What the sampler could have chosen for it, if it has other parameters today."""
+        params: Params = row.proposal.get("params", {})
+        if complete(self.space, params) is None and len(row.widths) == len(self.lat.high):
+            params = self.space.encode(row.widths, row.method)
+        return params
 
     def _record(self, row: Row) -> None:
         self.rows.append(row)

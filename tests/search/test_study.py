@@ -185,6 +185,38 @@ def test_a_ledger_that_cannot_be_written_leaves_no_running_trial(tmp_path):
     assert study.proposer.study.trials[0].state == TrialState.FAIL
 
 
+@pytest.mark.parametrize("offsets", ["auto", "none"])
+def test_failed_trials_run_again_where_that_is_asked_for(tmp_path, offsets):
+    """Under their own names, and not lost where the retry dies; another space may be searched."""
+    study = make_study(tmp_path, seeds=seeds("digits"))
+    run(study, 20)
+    before = {row.trial_id: row for row in study.rows}
+    failed = [row for row in study.rows if row.status == "failed"]
+    graph, cost, lat = network("digits")
+    options = {"space": WidthProposal(graph, cost, lat, offsets=offsets), "retry_failed": True}
+
+    retrying = make_study(tmp_path, seeds=seeds("digits"), **options)
+    assert retrying.finished == 20 - len(failed) and len(failed) == 4
+    lost, kept, nan, again = [retrying.ask() for _ in failed]
+    assert [c.trial_id for c in (lost, kept, nan, again)] == [row.trial_id for row in failed]
+    retrying.abandon(lost.trial_id)
+    retrying.tell(kept.trial_id, Outcome(status="complete", top1_val=0.5))
+    retrying.tell(nan.trial_id, Outcome(status="complete", top1_val=math.nan))
+    row = retrying.tell(again.trial_id, Outcome(status="complete", top1_val=0.25, wall_s=1.0))
+    assert (row.widths, row.proposal) == (failed[3].widths, failed[3].proposal)
+    assert retrying.trial_of(row).values[0] == 0.25
+    new = retrying.ask()
+    assert new.trial_id not in before
+
+    after = {row.trial_id: row for row in retrying.ledger.rows()}
+    assert after.keys() == before.keys()
+    changed = {trial: row.status for trial, row in after.items() if row != before[trial]}
+    names = [c.trial_id for c in (kept, nan, again)]
+    assert changed == dict(zip(names, ("complete", "failed", "complete"), strict=True))
+    assert len(make_study(tmp_path, **options)._failed) == 2
+    assert_study_is_the_ledger(make_study(tmp_path))
+
+
 def test_the_same_history_leads_to_the_same_proposals(tmp_path):
     ran = []
     for folder in ("once", "killed"):
