@@ -128,10 +128,11 @@ def _drive(
     for line in correlation.remarks(study.rows, study.cost.base_macs):
         say(line)
     failures = Counter(row.reason for row in study.rows if row.status == "failed")
-    for reason, trials in failures.most_common(1):
+    for reason, _ in failures.most_common(1):
+        others = ", mostly" if len(failures) > 1 else ""
         say(
-            f"{failures.total()} trials failed, {trials} of them with: {reason}; once that is "
-            "mended, the same command with --search.retry_failed true runs them again"
+            f"{failures.total()} trials failed{others}: {reason}; once that is mended, the same "
+            "command with --search.retry_failed true runs them again"
         )
 
 
