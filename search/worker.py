@@ -58,20 +58,15 @@ class TrialWorker(tune.Trainable):
             report = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         if report is None:
             report = {"status": "failed", "reason": "the trial ended without a result"}
-        done = "status" in report
-        if done:
-            self._rest()
-        return {**report, "done": done}
+        return {**report, "done": "status" in report}
 
     def cleanup(self) -> None:
-        self._reports = iter(())  # which held the trial's network
-
-    def _rest(self) -> None:
-        self.cleanup()
-        memory.free(self._device)
+        self._reports = iter(())
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._rest()  # the trial before was stopped early perhaps
+        # the trial before, stopped early perhaps, lets go of its network before this one begins
+        self._reports = iter(())
+        memory.free(self._device)
         self._reports = self._start(Candidate.from_config(config))
 
 

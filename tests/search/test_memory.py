@@ -67,10 +67,10 @@ def work(settings: Config, base: Base) -> dict[str, Any]:
     configs = [candidate(number) for number in range(TRIALS)]
     with mock.patch.object(cluster, "worker_device", return_value="cpu"):
         actor = Worker(configs[0])
-    rows, sizes = [finish()], [megabytes()]
-    for new in configs[1:]:
-        actor.reset_config(new)
+    rows, sizes = [], []
+    for following in [*configs[1:], configs[3]]:
         rows.append(finish())
+        actor.reset_config(following)  # and it lets go of the one before
         sizes.append(megabytes())
     again = {}
     for number in (TRIALS - 1, 7, 0):
