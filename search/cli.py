@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pruning.errors import UserError
+from search import interrupt
 
 PROG = "slimfront"
 
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(args)
+        with interrupt.remembered():
+            _dispatch(args)
         sys.stdout.flush()
         return 0
     except UserError as error:

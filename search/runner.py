@@ -23,6 +23,7 @@ from search import (
     correlation,
     export,
     final,
+    interrupt,
     lease,
     record,
     report,
@@ -64,11 +65,13 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         record.check(before, config)
     record.check_warm_start(config)
     cluster.connect(config, **(parts.ray or {}))
+    interrupt.check()
     share = cluster.share(config)
     checks.check_nodes(config, share.gpus)
     base = base_of(config, before, parts.prepare, share, say, meanwhile=_load_tune)
     if before is not None:
         record.check_data(before, base.data, config)
+    interrupt.check()
     problem = base_model.problem(base.channel_graph(), config.search)
     study = None
     if before is None:  # may refuse, and then nothing is written
@@ -207,6 +210,7 @@ def _trials(
         return True
     from search import tuning
 
+    interrupt.check()
     trainable = tuning.trainable(config, base, share, parts.open_workshop, parts.body)
     return tuning.run(config, trainable, study, share.slots, reference, console)
 

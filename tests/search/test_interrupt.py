@@ -1,0 +1,72 @@
+"""Ctrl-C at the moment when Python drops it, and otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import interrupt, runner
+from search.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):  # the handler runs between two of these
+        pass
+
+
+class Dropper:
+    """What Ray, gRPC and temporary folders have: a finaliser, in which an exception is ignored."""
+
+    def __del__(self) -> None:
+        press()
+
+
+def drop(*arguments: Any, **options: Any) -> None:
+    Dropper()
+
+
+def test_what_python_drops_is_known() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt.remembered():
+        interrupt.check()
+        drop()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+    assert signal.getsignal(signal.SIGINT) is before
+    with interrupt.remembered():
+        interrupt.check()
+        with pytest.raises(KeyboardInterrupt):
+            press()
+
+
+def test_other_threads_take_no_signals() -> None:
+    failed: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            with interrupt.remembered():
+                interrupt.check()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+def test_a_search_ends_where_its_interrupt_was_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner.cluster, "connect", drop)
+    assert main(["search", f"--out={tmp_path}/run"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
