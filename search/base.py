@@ -21,7 +21,7 @@ from pruning.graph import ChannelGraph
 from pruning.methods import Problem, State
 from pruning.tracer import trace
 from pruning.widths import lattice
-from search import cluster, data, states
+from search import cluster, data, reach, states
 from search.options import Config, SearchConfig
 from search.validation import method_names
 
@@ -147,6 +147,8 @@ def _build(
     if config.model.weights is not None:
         zoo.load_weights(net, config.model.weights)
     _check_classes(net.eval(), config, train)
+    # before minutes of training or measuring
+    reach.limits(config.search, problem(trace(net, train.shape), config.search))
     if config.model.weights is not None:
         return net, 0.0
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")

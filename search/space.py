@@ -189,11 +189,12 @@ def mac_range(cost: Cost, lat: Lattice, low: float, high: float) -> tuple[float,
     """The part of [low, high] that the lattice reaches, as shares of the base MACs."""
     least = cost.macs(lat.low) / cost.base_macs
     most = cost.macs(lat.high) / cost.base_macs
-    low, high = max(low, least), min(high, most)
+    asked, (low, high) = (low, high), (max(low, least), min(high, most))
     if low >= high:
         raise UserError(
-            f"no width vector has {low:.1%} to {high:.1%} of the base MACs "
-            f"(reachable: {least:.1%} to {most:.1%}); widen the MAC limits or lower min_ratio"
+            f"no choice of widths within {asked[0]:.1%} to {asked[1]:.1%} of the base MACs "
+            f"(reachable: {least:.1%} to {most:.1%}); widen the MAC limits, lower search.min_ratio "
+            "or search.divisor"
         )
     return low, high
 

@@ -21,6 +21,7 @@ import pytest
 from rich.console import Console
 
 from pruning.errors import UserError
+from search import base as base_model
 from search import config as configuration
 from search import pareto, record, runner
 from search.ledger import Ledger
@@ -249,6 +250,25 @@ def test_bad_input_leaves_nothing(
         runner.run(quick(out, "--base.epochs=0.05", *spoil(tmp_path)), quiet())
     assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "remedy"),
+    [
+        ("max_macs=1k", "reachable"),
+        ("divisor=512", r"lower search\.min_ratio or search\.divisor"),
+        ("max_params=10", r"raise search\.max_params"),
+    ],
+)
+def test_limits_are_refused_before_the_base_model_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, remedy: str
+) -> None:
+    def train(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("minutes of training for nothing")
+
+    monkeypatch.setattr(base_model, "finetune", train)
+    with pytest.raises(UserError, match=remedy):
+        base_model.prepare(quick(tmp_path / "run", f"--search.{flag}"))
 
 
 def test_same_seed_and_architecture_give_the_same_row(finished: Path, tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""What a search may visit: its limits on MACs and parameters, and whether anything is within."""
+
+from __future__ import annotations
+
+from pruning.errors import UserError
+from pruning.methods import Problem
+from search import quantity
+from search.candidate import Limits
+from search.options import SearchConfig
+from search.space import mac_range
+
+
+def limits(search: SearchConfig, problem: Problem) -> Limits:
+    """The search's limits in MACs and parameters; UserError where no width vector is within."""
+
+    def absolute(key: str, base: int) -> float | None:
+        value = getattr(search, key)
+        return None if value is None else quantity.parse(value, f"search.{key}").of(base)
+
+    cost = problem.cost
+    found = Limits(
+        max_macs=absolute("max_macs", cost.base_macs),
+        min_macs=absolute("min_macs", cost.base_macs),
+        max_params=absolute("max_params", cost.base_params),
+    )
+    mac_range(cost, problem.lattice, *shares(found, problem))
+    least = cost.params(problem.lattice.low)
+    if found.max_params is not None and least > found.max_params:
+        raise UserError(
+            f"even the narrowest network has {least} parameters; "
+            "raise search.max_params or lower search.min_ratio"
+        )
+    return found
+
+
+def shares(bounds: Limits, problem: Problem) -> tuple[float, float]:
+    """The limits on MACs as shares of the base model's."""
+    base = problem.cost.base_macs
+    low = (bounds.min_macs or 0.0) / base
+    high = (bounds.max_macs or base) / base
+    return max(low, 1e-6), min(high, 1.0)
