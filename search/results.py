@@ -48,6 +48,7 @@ def read(place: str) -> Results:
     record = read_record(place)
     rows = Ledger(place).rows()
     points, finished = read_points(place, record, rows)
+    timed = any(point.get("latency_device") for point in points)
     return Results(
         place=place,
         record=record,
@@ -55,7 +56,7 @@ def read(place: str) -> Results:
         points=points,
         finished=finished,
         comparison=_comparison(place),
-        base_latency=read_base_latency(place) if finished else {},
+        base_latency=read_base_latency(place) if timed else {},
         base_widths=_base_widths(place, record, rows),
     )
 
@@ -76,18 +77,25 @@ def read_points(
 ) -> tuple[list[Point], bool]:
     """The frontier, and whether it is the final one.
 
-    Until a run has ended, and while it is extended, it is that of the trials so far.
+    While a run goes on, it is that of the trials so far; one that was stopped has exported its own.
     """
-    table = storage.open_uri(place) / "frontier.parquet"
-    if record.get("status") == "complete" and storage.exists(table):
-        points = read_table(table).to_pylist()
-        for point in points:  # where the run lies now, wherever it was made
-            point["checkpoint"] = point_checkpoint(place, point["rank"])
-        return points, True
+    if (exported := exported_points(place, record)) is not None:
+        return exported, record.get("status") == "complete"
     points = so_far(Ledger(place).rows() if rows is None else rows)
     for point in points:
         point["checkpoint"] = storage.inside(place, point["checkpoint"])
     return points, False
+
+
+def exported_points(place: str, record: Mapping[str, Any]) -> list[Point] | None:
+    """The frontier whose models are under `points/`; None while the run goes on."""
+    table = storage.open_uri(place) / "frontier.parquet"
+    if record.get("status") not in ("complete", "interrupted") or not storage.exists(table):
+        return None
+    points: list[Point] = read_table(table).to_pylist()
+    for point in points:  # where the run lies now, wherever it was made
+        point["checkpoint"] = point_checkpoint(place, point["rank"])
+    return points
 
 
 def so_far(rows: Sequence[Row]) -> list[Point]:

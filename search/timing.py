@@ -31,7 +31,7 @@ def measure(
     latency_dtype. The base model's are in the parquet's metadata. Earlier ones are replaced.
     """
     run = storage.open_uri(place)
-    ranks = [int(point["rank"]) for point in finished_points(place)]
+    ranks = [int(point["rank"]) for point in exported_points(place)]
     table = results.read_table(run / "frontier.parquet")
     columns = [_columns(results.base_checkpoint(place), batches, device, trust)]
     say(f"base model: {_show(columns[0])}")
@@ -66,13 +66,13 @@ def add_columns(
     return table.replace_schema_metadata(metadata)
 
 
-def finished_points(place: str) -> list[results.Point]:
-    """The points of a run that has ended; UserError for one that has not, or has none."""
+def exported_points(place: str) -> list[results.Point]:
+    """The points whose models are files; UserError while the search goes on, or without any."""
     record = results.read_record(place)
-    points, finished = results.read_points(place, record)
-    if not finished:
+    points = results.exported_points(place, record)
+    if points is None:
         raise UserError(
-            f"{place} is {record.get('status')}, its points are not final; "
+            f"{place} is {record.get('status')}, its points are no files yet; "
             "let the search end (the same command goes on)"
         )
     if not points:

@@ -120,7 +120,7 @@ def _models(
 def _selected(place: str, rank: int | None, chosen: choose.ChooseOptions) -> list[Record]:
     from search import results, timing
 
-    points = timing.finished_points(place)
+    points = timing.exported_points(place)
     if chosen.given:
         if rank is not None:
             raise UserError("--point names the point; leave out --at-most, --at-least and --knee")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
-from search import latency, results, timing
+from search import latency, record, results, storage, timing
 from tests.search.runs import make_rows, make_run
 
 
@@ -106,10 +106,19 @@ def test_columns_are_written_with_units_and_replaced(tmp_path: Path) -> None:
     assert csv.column_names == table.column_names
 
 
-def test_a_run_that_has_not_ended_has_nothing_to_measure(tmp_path: Path) -> None:
-    place = make_run(tmp_path, make_rows(4), status="interrupted")
-    with pytest.raises(UserError, match="is interrupted, its points are not final"):
+def test_a_run_that_goes_on_has_nothing_to_measure(tmp_path: Path) -> None:
+    place = make_run(tmp_path, make_rows(4), status="running")
+    with pytest.raises(UserError, match="is running, its points are no files yet"):
         timing.measure(place, (1,), "cpu")
+
+
+def test_a_run_that_was_stopped_is_measured(tmp_path: Path) -> None:
+    place = make_run(tmp_path, make_rows(4))
+    record.update(storage.open_uri(place), results.read_record(place), status="interrupted")
+    timing.measure(place, (1,), "cpu", say=lambda text: None)
+    found = results.read(place)
+    assert not found.finished and found.base_latency["latency_ms_b1"] > 0
+    assert all(point["latency_ms_b1"] > 0 for point in found.points)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
