@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning import checkpoint, zoo
+from pruning import checkpoint, uri, zoo
 from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.finetune import finetune
@@ -127,6 +128,28 @@ def prepare_in_worker(config: Config, stored: str | None) -> Base:
     """`prepare` as a Ray task: with a trial's resources, not the driver's."""
     say = partial(print, flush=True)
     return prepare(config, stored, device=cluster.worker_device(config), say=say)
+
+
+def store(base: Base, out: str) -> None:
+    """Write the base model into the run at `out`, as `base.safetensors`."""
+    tensors = {name: tensor(array) for name, array in base.weights.items()}
+    metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
+    uri.write_tensors(uri.join(out, "base.safetensors"), tensors, metadata)
+
+
+def facts(base: Base, problem: Problem) -> dict[str, Any]:
+    """What run.json says of the base model."""
+    return {
+        "model": base.info.model,
+        "digest": base.info.digest,
+        "data": base.data,
+        "macs": problem.cost.base_macs,
+        "params": problem.cost.base_params,
+        "top1_val": base.val,
+        "top1_test": base.test,
+        "train_s": base.seconds,
+        "groups": [group.name for group in problem.graph.groups],
+    }
 
 
 def calibration(train: data.Images, seed: int) -> data.Images:

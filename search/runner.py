@@ -12,10 +12,8 @@ import ray
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
-from pruning import checkpoint, uri
-from pruning.checkpoint import ModelInfo
+from pruning import uri
 from pruning.errors import UserError
-from pruning.methods import Problem
 from search import base as base_model
 from search import (
     checks,
@@ -81,9 +79,11 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
             raise UserError(f"another process has begun {config.out}; give the command once more")
         # not sooner: another driver may have added to the ledger until now
         study = study or make_study(config, base, problem, share)
-        current = before or record.create(config, _facts(base, problem), base.info.classes)
+        current = before or record.create(
+            config, base_model.facts(base, problem), base.info.classes
+        )
         if before is None:
-            _store_base(config, base)
+            base_model.store(base, config.out)
         current = record.update(place, current, status="running", config=_plain(config))
         _introduce(current, study, share, say)
         _drive(config, place, base, current, study, share, console, parts)
@@ -218,27 +218,6 @@ def _trials(
 def _load_tune() -> None:
     """Ray Tune takes a second to import: the driver has it while the base model is prepared."""
     importlib.import_module("search.tuning")
-
-
-def _store_base(config: Config, base: Base) -> None:
-    tensors = {name: base_model.tensor(array) for name, array in base.weights.items()}
-    metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
-    uri.write_tensors(uri.join(config.out, "base.safetensors"), tensors, metadata)
-
-
-def _facts(base: Base, problem: Problem) -> dict[str, Any]:
-    info: ModelInfo = base.info
-    return {
-        "model": info.model,
-        "digest": info.digest,
-        "data": base.data,
-        "macs": problem.cost.base_macs,
-        "params": problem.cost.base_params,
-        "top1_val": base.val,
-        "top1_test": base.test,
-        "train_s": base.seconds,
-        "groups": [group.name for group in problem.graph.groups],
-    }
 
 
 def _introduce(
