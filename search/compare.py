@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from pruning import methods
 from search import base as base_model
-from search import final, storage
+from search import storage, trainings
 from search.base import Base
 from search.cluster import Share
 from search.export import to_csv
-from search.final import Member, Training
+from search.final import Member
 from search.ledger import Row, arch_hash
 from search.options import Config
 
@@ -97,16 +97,16 @@ def compare(
     """
     shots = plan(config, base, shares)
     jobs = [(shot.row, k) for shot in shots for k in range(seeds)]
-    todo = [job for job in jobs if final.stored(config, *job) is None]
+    todo = [job for job in jobs if trainings.stored(config, *job) is None]
     if todo:
         say(f"{len(shots)} one-shot networks: {len(todo)} trainings")
-        final.train_all(config, base, todo, share, say)
+        trainings.train_all(config, base, todo, share, say)
     records = []
     for shot in shots:
-        found = [final.stored(config, shot.row, k) for k in range(seeds)]
-        trained = tuple(training for training in found if training is not None)
-        if trained:
-            records.append(_record(shot, Member(shot.row, trained), points, base))
+        found = [trainings.stored(config, shot.row, k) for k in range(seeds)]
+        done = tuple(training for training in found if training is not None)
+        if done:
+            records.append(_record(shot, Member(shot.row, done), points, base))
     table = pa.Table.from_pylist(records, schema=SCHEMA)
     run, sink = storage.open_uri(config.out), pa.BufferOutputStream()
     pq.write_table(table, sink)
@@ -117,8 +117,8 @@ def compare(
 
 
 def _record(shot: OneShot, member: Member, points: Sequence[Point], base: Base) -> dict[str, Any]:
-    trainings: tuple[Training, ...] = member.trainings
-    row, test = shot.row, [training.test for training in trainings if training.test is not None]
+    row = shot.row
+    test = [training.test for training in member.trainings if training.test is not None]
     mean = float(np.mean(test))
     whole = max(int(point["macs"]) for point in points) if points else row.macs
     base_macs = round(whole / max(p["macs_share"] for p in points)) if points else row.macs
@@ -133,12 +133,12 @@ def _record(shot: OneShot, member: Member, points: Sequence[Point], base: Base) 
         "top1_val_mean": member.val_mean,
         "top1_test_mean": mean,
         "top1_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
-        "seeds": len(trainings),
-        "epochs": trainings[0].epochs,
+        "seeds": len(member.trainings),
+        "epochs": member.trainings[0].epochs,
         **beside(row.macs, mean, points, base_macs),
         "prepare_s": shot.prepare_s,
         "allocate_s": shot.allocate_s,
-        "train_s": float(np.mean([training.seconds for training in trainings])),
+        "train_s": float(np.mean([training.seconds for training in member.trainings])),
     }
 
 

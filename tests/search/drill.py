@@ -22,7 +22,7 @@ from pruning import uri
 from pruning.finetune import Recipe
 from pruning.graph import ChannelGraph
 from search import base as base_model
-from search import cluster, final, pareto, runner, trial
+from search import cluster, final, pareto, runner, trainings, trial
 from search import config as configuration
 from search.base import Base
 from search.candidate import Candidate
@@ -110,7 +110,7 @@ def attempt(
 def measure(config: Config, base: Base, rows: Any, share: Any, say: Any) -> list[final.Member]:
     members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
     return [
-        final.Member(r, (final.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
+        final.Member(r, (trainings.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
         for r in members
     ]
 

@@ -13,9 +13,10 @@ from pruning.checkpoint import ModelInfo
 from pruning.surgery import cut
 from pruning.zoo import resolve
 from search import export, pareto, record, storage
-from search.final import Member, Training
+from search.final import Member
 from search.ledger import Ledger, Row, Status, arch_hash, trial_id
 from search.options import Config
+from search.trainings import Training
 from tests.search.spaces import accuracy, network
 
 GRAPH, COST, LATTICE = network("digits")

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from rich.console import Console
 
 from pruning.errors import UserError
-from search import cluster, final, runner
+from search import cluster, runner, trainings
 from search import config as configuration
 from search.base import Base
 from search.candidate import Candidate
@@ -157,11 +158,49 @@ class Quick:
 @pytest.mark.usefixtures("ray_local")
 def test_final_trainings_end_though_fewer_fit_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four at a time when the search began, room for two now: who is done makes room."""
-    monkeypatch.setattr(final, "_Finisher", Quick)
+    monkeypatch.setattr(trainings, "Trainer", Quick)
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(4)]
     base: Any = None
     arguments = (Config(), base, jobs, cluster.Share(1.0, 0.0, 4), print)
-    thread = threading.Thread(target=final.train_all, args=arguments, daemon=True)
+    thread = threading.Thread(target=trainings.train_all, args=arguments, daemon=True)
     thread.start()
     thread.join(240)
     assert not thread.is_alive(), "actors wait for each other's CPUs"
+
+
+class Hanging(trainings.Trainer):
+    """Without data and base model."""
+
+    def __init__(self, config: Config, base: Base) -> None:
+        self.work: Any = SimpleNamespace(config=config, device="cpu")
+        trainings._train = hang  # in this actor's process
+
+
+def hang(work: Any, row: Any, k: int) -> trainings.Training:
+    with Path(work.config.out, row.trial_id).open("a") as file:
+        file.write("tried\n")
+    if row.trial_id == "00000-x":
+        time.sleep(600)
+    return trainings.Training(k, 0.5, 0.5, 1.0, 1.0, "weights")
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_final_training_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=1"])
+    assert trainings.longest(replace(config, search=replace(config.search, final_epochs=20))) == (
+        20 / config.finetune.epochs
+    )
+    monkeypatch.setattr(trainings, "Trainer", Hanging)
+    jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(2)]
+    said: list[str] = []
+    base: Any = None
+    trainings.train_all(config, base, jobs, cluster.Share(1.0, 0.0, 1), said.append)
+    assert [line for line in said if "failed" in line] == [
+        "00000-x: final training 0 failed (not done after 1 s)"
+    ]
+    assert (tmp_path / "00000-x").read_text() == "tried\n", "once is enough"
+    assert trainings.stored(config, *jobs[0]) is None
+    done = trainings.stored(config, *jobs[1])
+    assert done is not None and done.val == 0.5
