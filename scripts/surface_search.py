@@ -17,8 +17,9 @@ from pruning.widths import fit, lattice, uniform
 from search import pareto
 from search.candidate import Candidate, Outcome, Seed
 from search.ledger import Ledger, Row
+from search.seeds import LEVELS
 from search.space import WidthProposal
-from search.strata import Strata
+from search.strata import Strata, even
 from search.study import Study
 
 Array = NDArray[np.float64]
@@ -42,7 +43,7 @@ class Memory(Ledger):
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._rows = list(rows)
 
-    def write(self, row: Row) -> bool:
+    def write(self, row: Row, replace: bool = False) -> bool:
         self._rows.append(row)
         return True
 
@@ -85,7 +86,7 @@ class Bench:
         """The base and uniform widths, as in search/seeds.py; no method's one-shot allocation."""
         least = self.cost.macs(self.lat.low) / self.cost.base_macs
         found = [self.graph.widths]
-        for share in np.geomspace(least, 0.9, 8):
+        for share in even(least, 0.9, LEVELS):
             target = share * self.cost.base_macs
             found.append(fit(self.cost, lambda t: uniform(self.graph, self.lat, t), target))
         return [Seed(f"seed {i}", "uniform", tuple(w.tolist())) for i, w in enumerate(found)]

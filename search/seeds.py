@@ -11,8 +11,9 @@ from pruning.methods import Problem, State
 from pruning.widths import fit, uniform
 from search.base import PATH
 from search.candidate import Seed
+from search.strata import even
 
-LEVELS = 8  # MAC shares, even in log, between the smallest network and the base
+LEVELS = 8  # MAC shares between the smallest network and the base
 
 
 def plan(
@@ -25,7 +26,7 @@ def plan(
     """
     base_macs, first = problem.cost.base_macs, names[0]
     seeds = [_seed("base", first, problem.graph.widths)] if high >= 1 else []
-    shares = np.geomspace(low, min(high, 0.9), LEVELS)
+    shares = even(low, min(high, 0.9), LEVELS)
     for share in _outside_in(shares.tolist()):
         widths = fit(
             problem.cost, lambda t: uniform(problem.graph, problem.lattice, t), share * base_macs
@@ -54,6 +55,6 @@ def _outside_in(values: Sequence[float]) -> list[float]:
             left.remove(value)
             order.append(value)
     while left:
-        nearest = [min(abs(np.log(v / o)) for o in order) for v in left]
+        nearest = [min(abs(np.sqrt(v) - np.sqrt(o)) for o in order) for v in left]
         order.append(left.pop(int(np.argmax(nearest))))
     return order

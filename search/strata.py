@@ -8,9 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
+def even(low: float, high: float, count: int) -> NDArray[np.float64]:
+    """MAC shares [count] from low to high, even in the square root: so are the networks' widths."""
+    return np.linspace(np.sqrt(low), np.sqrt(high), count) ** 2
+
+
 @dataclass(frozen=True)
 class Strata:
-    """`bins` intervals of equal size in log MACs. low, high: shares of the base MACs."""
+    """`bins` intervals of the MACs, even in their square root. low, high: shares of the base."""
 
     low: float
     high: float
@@ -19,7 +24,7 @@ class Strata:
     @property
     def edges(self) -> NDArray[np.float64]:
         """Shares of the base MACs [bins + 1]."""
-        return np.geomspace(self.low, self.high, self.bins + 1)
+        return even(self.low, self.high, self.bins + 1)
 
     def index(self, shares: ArrayLike) -> NDArray[np.int64]:
         """The bin of each share, int64 [N]; the nearest one for what lies outside."""
@@ -35,8 +40,8 @@ class Strata:
         return int((self.counts(shares) > 0).sum())
 
     def sparse_share(self, shares: ArrayLike, rng: np.random.Generator) -> float:
-        """A MAC share, even in log, from one of the bins with the fewest trials."""
+        """A MAC share from one of the bins with the fewest trials."""
         counts = self.counts(shares)
         chosen = int(rng.choice(np.flatnonzero(counts == counts.min())))
-        low, high = np.log(self.edges[chosen]), np.log(self.edges[chosen + 1])
-        return float(np.clip(np.exp(rng.uniform(low, high)), self.low, self.high))
+        low, high = np.sqrt(self.edges[chosen]), np.sqrt(self.edges[chosen + 1])
+        return float(np.clip(rng.uniform(low, high) ** 2, self.low, self.high))

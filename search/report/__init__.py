@@ -76,7 +76,7 @@ def _coverage(run: Results) -> str:
     bins = charts.strata(run)
     return (
         f"Hypervolume: share of the box from no MACs at perfect accuracy to the reference point "
-        f"that trials dominate. Coverage: of {bins.bins} equal steps (in log) between "
+        f"that trials dominate. Coverage: of {bins.bins} equal steps (in the square root) between "
         f"{bins.low:.1%} and {bins.high:.0%} of the base model's MACs, those with a trial."
     )
 

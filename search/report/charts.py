@@ -179,7 +179,7 @@ def curves(run: Results) -> Figure:
 
 
 def strata(run: Results) -> Strata:
-    """The ten steps of the MAC range, even in log, that coverage counts."""
+    """The ten steps of the MAC range, even in the square root, that coverage counts."""
     base = float(run.record.get("base_macs") or 1)
     shares = [row.macs / base for row in run.complete] or [0.1, 1.0]
     return Strata(min(*shares, 0.99), max(*shares, 1.0))

@@ -19,7 +19,7 @@ from search.study import Study
 from tests.search.spaces import accuracy, network
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
-STRATA = Strata(0.01, 1.0, bins=2)  # below and above 10 % of the MACs
+STRATA = Strata(0.0, 0.4, bins=2)  # below and above 10 % of the MACs
 REFERENCE = pareto.Reference(network("digits")[1].base_macs, 0.1)
 
 

@@ -14,7 +14,7 @@ from search.strata import Strata
 
 MACS = 1_000_000
 REFERENCE = pareto.Reference(MACS, 0.1)
-STRATA = Strata(0.01, 1.0, bins=2)  # below and above 10 % of the MACs
+STRATA = Strata(0.0, 0.4, bins=2)  # below and above 10 % of the MACs
 
 
 def row(name: str, share: float, rung0: float, top1: float, status: Status = "complete") -> Row:

@@ -287,15 +287,16 @@ def test_a_bin_where_nothing_is_feasible_does_not_draw_for_ever(tmp_path):
             Outcome(status=status, widths=candidate.widths, top1_val=top1, wall_s=1.0),
         )
     aimed = [row for row in study.rows if row.number % study.stratify_every == 0]
-    assert sum(row.status == "infeasible" for row in aimed) <= 3
+    hopeless = int((strata.edges[1:] > 0.45).sum())
+    assert sum(row.status == "infeasible" for row in aimed) <= hopeless + 1 < len(aimed) / 2
 
 
 def test_strata_count_by_hand():
-    strata = Strata(0.01, 1.0, bins=2)
-    assert strata.counts([0.001, 0.05, 0.099, 0.101, 1.0, 2.0]).tolist() == [3, 3]
+    strata = Strata(0.01, 1.0, bins=2)  # of widths 0.1 to 1: 0.55 of the channels are 30.25 %
+    assert strata.counts([0.001, 0.05, 0.302, 0.303, 1.0, 2.0]).tolist() == [3, 3]
     assert strata.hit([0.5, 0.6]) == 1 and strata.hit([]) == 0
     rng = np.random.default_rng(0)
-    assert all(0.01 <= strata.sparse_share([0.5, 0.6, 0.05], rng) <= 0.1 for _ in range(50))
+    assert all(0.01 <= strata.sparse_share([0.5, 0.6, 0.05], rng) <= 0.3025 for _ in range(50))
 
 
 def test_mixed_proposals_run_end_to_end(tmp_path):
