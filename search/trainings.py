@@ -122,7 +122,8 @@ def train_all(
                 queue.append((row, k))
             else:
                 why = f"not done after {limit:g} s" if late else _line(error)
-                say(f"{row.trial_id}: final training {k} failed ({why})")
+                what = "its test" if k == OWN else f"final training {k}"
+                say(f"{row.trial_id}: {what} failed ({why})")
             ray.kill(actor)
             if queue:
                 idle.append(make.remote(config, shared))
