@@ -14,15 +14,18 @@ _came = threading.Event()
 @contextmanager
 def remembered() -> Iterator[None]:
     """Within, Ctrl-C raises as always, and `check` knows of it."""
-    _came.clear()
-    if threading.current_thread() is not threading.main_thread():
-        yield  # where Python neither delivers signals nor lets handlers be set
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    # elsewhere Python delivers no signals; what a script started with & is to ignore them
+    if not main or before in (signal.SIG_IGN, None):
+        yield
         return
-    before = signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        _came.clear()
 
 
 def check() -> None:

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+KERNELS, MOST = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 1024  # kept where nobody says
 PER_LAYER = 16  # forward, two backward and reorders, at the batch sizes of training and of scoring
 
 
@@ -24,10 +24,10 @@ def free(device: str) -> None:
 def keep_kernels(layers: int) -> None:
     """Let this process keep compiled CPU kernels for a network of so many layers, no more.
 
-    oneDNN keeps its last 1,024, most of them of trials that never come again. It reads the limit
+    oneDNN keeps the last of them, most of them of trials that never come again. It reads the limit
     at its first use; one that the user set stays.
     """
-    os.environ.setdefault(KERNELS, str(PER_LAYER * max(layers, PER_LAYER)))
+    os.environ.setdefault(KERNELS, str(min(PER_LAYER * max(layers, PER_LAYER), MOST)))
 
 
 @cache

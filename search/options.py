@@ -75,8 +75,8 @@ class SearchConfig:
         keep_checkpoints: Which finished trials keep their weights: those on the frontier, or all.
         reference_point: Hypervolume's reference point, [MACs for one image, accuracy as a
             fraction]; null is the base model's MACs and chance. A run keeps its first one.
-        trial_timeout_s: Longest time of one trial in s, and of a final training (in proportion
-            where that has more epochs); null is no limit.
+        trial_timeout_s: Longest time of one trial in s; null is no limit. A final training has as
+            much, more in proportion to its epochs.
         retry_failed: Run the trials of earlier sessions that failed once more.
         warm_start: Another RUN whose finished trials teach the sampler; they count neither as
             trials nor for the frontier.

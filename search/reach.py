@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pruning.cost import Cost
 from pruning.errors import UserError
 from pruning.methods import Problem
+from pruning.widths import Lattice
 from search import quantity
 from search.candidate import Limits
 from search.options import SearchConfig
-from search.space import mac_range
 
 
 def limits(search: SearchConfig, problem: Problem) -> Limits:
@@ -39,3 +40,17 @@ def shares(bounds: Limits, problem: Problem) -> tuple[float, float]:
     low = (bounds.min_macs or 0.0) / base
     high = (bounds.max_macs or base) / base
     return max(low, 1e-6), min(high, 1.0)
+
+
+def mac_range(cost: Cost, lat: Lattice, low: float, high: float) -> tuple[float, float]:
+    """The part of [low, high] that the lattice reaches, as shares of the base MACs."""
+    least = cost.macs(lat.low) / cost.base_macs
+    most = cost.macs(lat.high) / cost.base_macs
+    asked, (low, high) = (low, high), (max(low, least), min(high, most))
+    if low >= high:
+        raise UserError(
+            f"no choice of widths within {asked[0]:.1%} to {asked[1]:.1%} of the base MACs "
+            f"(reachable: {least:.1%} to {most:.1%}); widen the MAC limits, lower search.min_ratio "
+            "or search.divisor"
+        )
+    return low, high

@@ -36,7 +36,7 @@ class Results:
     @property
     def tested(self) -> bool:
         """Whether points have test accuracies."""
-        return self.finished and any(p.get("top1_test_mean") is not None for p in self.points)
+        return any(p.get("top1_test_mean") is not None for p in self.points)
 
     @property
     def complete(self) -> list[Row]:
@@ -90,7 +90,9 @@ def read_points(
 def exported_points(place: str, record: Mapping[str, Any]) -> list[Point] | None:
     """The frontier whose models are under `points/`; None while the run goes on."""
     table = storage.open_uri(place) / "frontier.parquet"
-    if record.get("status") not in ("complete", "interrupted") or not storage.exists(table):
+    status = record.get("status")
+    written = status == "complete" or (status == "interrupted" and record.get("exported"))
+    if not written or not storage.exists(table):
         return None
     points: list[Point] = read_table(table).to_pylist()
     for point in points:  # where the run lies now, wherever it was made

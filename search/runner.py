@@ -132,10 +132,11 @@ def _drive(
         say(line)
     failures = Counter(row.reason for row in study.rows if row.status == "failed")
     for reason, _ in failures.most_common(1):
-        others = ", mostly" if len(failures) > 1 else ""
+        count = failures.total()
+        trials = "1 trial" if count == 1 else f"{count} trials"
         say(
-            f"{failures.total()} trials failed{others}: {reason}; once that is mended, the same "
-            "command with --search.retry_failed true runs them again"
+            f"{trials} failed{', mostly' if len(failures) > 1 else ''}: {reason}; once that is "
+            "mended, the same command with --search.retry_failed true runs what failed again"
         )
 
 
@@ -153,10 +154,11 @@ def _put_away(
 ) -> None:
     """Leave an interrupted run with the frontier so far, and say how to go on."""
     study.close()
-    record.update(place, current, status="interrupted")
+    current = record.update(place, current, status="interrupted", exported=False)
     study.ledger.compact()
     members = final.so_far(config, base, _complete(study))
     _export(config, members, study, current)
+    record.update(place, current, exported=True)  # frontier.parquet and points/ agree again
     report.write(config.out)
     say(f"stopped; the same command goes on from {study.finished} finished trials")
 
@@ -206,11 +208,11 @@ def _trials(
     parts: Parts,
 ) -> bool:
     """Run trials until the budget is spent; False if the user stopped it."""
-    if study.finished >= config.trials:
+    interrupt.check()
+    if study.finished >= config.trials and not study.waiting:
         return True
     from search import tuning
 
-    interrupt.check()
     trainable = tuning.trainable(config, base, share, parts.open_workshop, parts.body)
     return tuning.run(config, trainable, study, share.slots, reference, console)
 

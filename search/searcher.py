@@ -48,13 +48,13 @@ class FrontierSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """A flat configuration, None (wait for running trials) or FINISHED."""
-        running = len(self.study.running)
+        running, waiting = len(self.study.running), self.study.waiting
         if self._again and not self.error:
             self._trials[trial_id] = self._again.popleft()
             return self.study.running[self._trials[trial_id]][0].to_config()
-        if self.error or self.study.finished >= self.budget:
+        if self.error or (self.study.finished >= self.budget and not waiting):
             return Searcher.FINISHED
-        if self.study.finished + running >= self.budget:
+        if self.study.finished + running >= self.budget and not waiting:
             return None
         try:
             candidate = self.study.ask()
@@ -88,15 +88,20 @@ class FrontierSearcher(Searcher):
             outcome = replace(outcome, reason=known or outcome.reason)
         elif outcome.status == "stopped":
             outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, known))))
-        self._count_alike(outcome)
+        self._count_alike(outcome, self.study.again.get(ours))
         try:
             self.study.tell(ours, outcome)
         except UserError as failure:  # Tune would log it and go on
             self.error = failure
 
-    def _count_alike(self, outcome: Outcome) -> None:
-        """A machine that is at fault fails every trial alike: the budget is not for that."""
+    def _count_alike(self, outcome: Outcome, before: str | None) -> None:
+        """A machine that is at fault fails every trial alike: the budget is not for that.
+
+        before: why the trial failed the last time; that it does so again is no news.
+        """
         failure = outcome.reason if outcome.status == "failed" else None
+        if failure is not None and failure == before:
+            return
         self._alike = self._alike + 1 if failure == self._failure else 1
         self._failure = failure
         if failure is not None and self._alike >= ALIKE:

@@ -23,6 +23,7 @@ from pruning.cost import Cost
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.widths import Lattice, fit
+from search.reach import mac_range
 
 RATIO = "ratio"
 KIND = "kind"
@@ -183,20 +184,6 @@ def neighbour(lat: Lattice, widths: Sequence[int], rng: np.random.Generator) -> 
         vector = np.where(chosen, step, vector)
         chosen &= rng.random(len(vector)) < 0.5
     return vector
-
-
-def mac_range(cost: Cost, lat: Lattice, low: float, high: float) -> tuple[float, float]:
-    """The part of [low, high] that the lattice reaches, as shares of the base MACs."""
-    least = cost.macs(lat.low) / cost.base_macs
-    most = cost.macs(lat.high) / cost.base_macs
-    asked, (low, high) = (low, high), (max(low, least), min(high, most))
-    if low >= high:
-        raise UserError(
-            f"no choice of widths within {asked[0]:.1%} to {asked[1]:.1%} of the base MACs "
-            f"(reachable: {least:.1%} to {most:.1%}); widen the MAC limits, lower search.min_ratio "
-            "or search.divisor"
-        )
-    return low, high
 
 
 def _by_group(graph: ChannelGraph) -> dict[str, list[int]]:

@@ -69,7 +69,7 @@ class Study:
         for row in warm:
             self._replay(row, f"warm {row.trial_id}")
         self._failed: deque[Row] = deque()
-        self._again: set[str] = set()  # ids of trials that run again
+        self.again: dict[str, str] = {}  # trials that run again, and why they failed before
         rows = ledger.rows()
         for row in rows:
             if retry_failed and row.status == "failed":
@@ -85,8 +85,13 @@ class Study:
         """Trials that ran and ended, this run's earlier sessions included."""
         return sum(row.status != "infeasible" or row.wall_s > 0 for row in self.rows)
 
+    @property
+    def waiting(self) -> int:
+        """Failed trials that are still to be run again; the budget has room for them."""
+        return len(self._failed)
+
     def ask(self) -> Candidate | None:
-        """The next network to run; None where no new feasible one was found.
+        """The next network to run, first what is to run again; None where no new one was found.
 
         Infeasible and known ones are answered here, from closed forms and ledger, and never run.
         """
@@ -97,7 +102,7 @@ class Study:
         candidate, number = self.running.pop(trial)
         row = candidate.row(outcome, self.cost)
         try:
-            self.ledger.write(row, replace=trial in self._again)
+            self.ledger.write(row, replace=trial in self.again)
         except BaseException:
             self.proposer.fail(number)
             raise
@@ -108,7 +113,7 @@ class Study:
     def abandon(self, trial: str) -> None:
         """Forget a running trial without a row; it may be proposed again."""
         candidate, number = self.running.pop(trial)
-        if trial not in self._again:
+        if trial not in self.again:
             self._known.discard(candidate.arch_hash)
         self.proposer.fail(number)
 
@@ -130,7 +135,7 @@ class Study:
         number = self.proposer.adopt(self._params(row))
         self.proposer.mark(number, row.trial_id, self._constraints(row.widths))
         self.running[row.trial_id] = candidate, number
-        self._again.add(row.trial_id)
+        self.again[row.trial_id] = row.reason
         return candidate
 
     def _next_seed(self) -> Candidate | None:

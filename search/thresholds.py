@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pruning.cost import Cost
 from pruning.errors import UserError
 from pruning.widths import Lattice
+from search.reach import mac_range
 from search.space import (
     KIND,
     METHOD,
@@ -21,7 +22,6 @@ from search.space import (
     WidthProposal,
     Widths,
     choice,
-    mac_range,
 )
 
 

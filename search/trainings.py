@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ import ray
 from pruning import checkpoint, uri
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
-from search import cluster, storage
+from search import cluster, interrupt, storage
 from search.base import SCORING_BATCH, Base
 from search.ledger import Row
 from search.memory import free
@@ -97,16 +98,24 @@ def train_all(
     idle: list[Any] = [make.remote(config, shared) for _ in range(count)]
     queue = list(reversed(jobs))
     tries: Counter[tuple[str, int]] = Counter()
-    running: dict[Any, tuple[Any, tuple[Row, int], float]] = {}
+    running: dict[Any, tuple[Any, tuple[Row, int]]] = {}
+    starting: dict[Any, Any] = {}  # what tells that an actor is there -> its training
+    since: dict[Any, float] = {}
     told = time.monotonic()
     while queue or running:
         while queue and idle:
             actor, job = idle.pop(), queue.pop()
-            running[actor.train.remote(*job)] = actor, job, time.monotonic()
-        done, _ = ray.wait(list(running))
-        actor, (row, k), since = running.pop(done[0])
+            ready, training = actor.ready.remote(), actor.train.remote(*job)
+            running[training], starting[ready] = (actor, job), training
+        (done, *_), _ = ray.wait([*starting, *running])
+        interrupt.check()
+        if done in starting:
+            since[starting.pop(done)] = time.monotonic()
+            continue
+        actor, (row, k) = running.pop(done)
+        seconds = time.monotonic() - since.get(done, math.inf)
         try:
-            ray.get(done[0])
+            ray.get(done)
             if queue:
                 idle.append(actor)
             else:  # its share may be what another waits for, where a node was lost or is to come
@@ -117,7 +126,7 @@ def train_all(
                 raise cause from None  # a disk that is full, say: the next would meet it too
             tries[row.trial_id, k] += 1
             died = isinstance(error, ray.exceptions.RayActorError)
-            late = died and limit is not None and time.monotonic() - since >= limit
+            late = died and limit is not None and seconds >= limit
             if died and not late and tries[row.trial_id, k] < TRIES:
                 queue.append((row, k))
             else:
@@ -133,11 +142,11 @@ def train_all(
 
 
 def longest(config: Config) -> float | None:
-    """Seconds that a training may take: a trial's limit, longer where it has more epochs."""
-    if config.search.trial_timeout_s is None:
-        return None
-    more = epochs_of(config) / config.finetune.epochs if config.finetune.epochs else 1.0
-    return config.search.trial_timeout_s * max(1.0, more)
+    """Seconds that a training may take: a trial's limit, in proportion for more epochs."""
+    limit, epochs = config.search.trial_timeout_s, config.finetune.epochs
+    if limit is None or (not epochs and epochs_of(config)):
+        return None  # a trial without epochs says nothing of them
+    return limit * max(1.0, epochs_of(config) / epochs) if epochs else limit
 
 
 @contextmanager
@@ -159,6 +168,9 @@ class Trainer:
 
     def __init__(self, config: Config, base: Base) -> None:
         self.work = Workshop.open(config, base, cluster.worker_device(config))
+
+    def ready(self) -> None:
+        """Returns once data and base model are there."""
 
     def train(self, row: Row, k: int) -> Training:
         free(self.work.device)

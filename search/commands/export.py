@@ -138,6 +138,7 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
 
     run = results.read(place)
     folder = storage.open_uri(place)
+    exported = results.exported_points(place, run.record) is not None
     if form == "optuna":
         files = [dashboards.write_journal(run)]
         hint = f"; look at it with: optuna-dashboard {files[0]}"
@@ -146,14 +147,14 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
         hint = ""
     elif form == "csv":
         tables = {"trials.csv": ledger.to_table(run.rows)}
-        if run.finished:
+        if exported:
             tables["frontier.csv"] = results.read_table(folder / "frontier.parquet")
         for name, table in tables.items():
             storage.write_atomic(folder / name, export.to_csv(table))
         files, hint = [str(folder / name) for name in tables], ""
     else:
         files = [str(ledger.Ledger(place).compact())]
-        files += [str(folder / "frontier.parquet")] * run.finished
+        files += [str(folder / "frontier.parquet")] * exported
         hint = ""
     if not quiet:
         print(", ".join(files) + hint)

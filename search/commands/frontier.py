@@ -46,8 +46,8 @@ def run(argv: Sequence[str], prog: str) -> None:
 def read(place: str, options: ChooseOptions | None = None) -> Record:
     """{"run", "status", "finished", "base_macs", "points"} of a run; UserError if there is none.
 
-    Until a run has ended, and while it is extended, the points are those of its trials so far.
-    With options that choose, the one point chosen.
+    While a run goes on, the points are those of its trials so far. With options that choose, the
+    one point chosen.
     """
     from search import results
 

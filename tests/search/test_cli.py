@@ -294,7 +294,7 @@ def test_a_trained_model_is_prepared_without_slow_imports(tmp_path: Path) -> Non
     code = (
         "import sys; from search import base, config; "
         f"base.prepare(config.load(['digits', '--model.weights={weights}'])); "
-        "slow = {'torchvision', 'ray.tune', 'sympy'} & set(sys.modules); "
+        "slow = {'torchvision', 'ray.tune', 'sympy', 'optuna'} & set(sys.modules); "
         "sys.exit(' '.join(slow) or 0)"
     )
     done = subprocess.run(

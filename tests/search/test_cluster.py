@@ -152,6 +152,8 @@ class Quick:
 
     def __init__(self, config: Config, base: Base) -> None: ...
 
+    def ready(self) -> None: ...
+
     def train(self, row: Any, k: int) -> None: ...
 
 
@@ -191,6 +193,12 @@ def test_a_final_training_that_hangs_is_given_up(
     config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=1"])
     assert trainings.longest(replace(config, search=replace(config.search, final_epochs=20))) == (
         20 / config.finetune.epochs
+    )
+    untrained = replace(config, finetune=replace(config.finetune, epochs=0))
+    assert trainings.longest(untrained) == 1
+    assert (
+        trainings.longest(replace(untrained, search=replace(config.search, final_epochs=20)))
+        is None
     )
     monkeypatch.setattr(trainings, "Trainer", Hanging)
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(2)]

@@ -41,10 +41,22 @@ def test_what_python_drops_is_known() -> None:
         with pytest.raises(KeyboardInterrupt):
             interrupt.check()
     assert signal.getsignal(signal.SIGINT) is before
+    interrupt.check()  # a search from a notebook comes after
     with interrupt.remembered():
         interrupt.check()
         with pytest.raises(KeyboardInterrupt):
             press()
+
+
+def test_a_background_job_stays_deaf() -> None:
+    """A shell starts one with SIGINT ignored: Ctrl-C is for what it waits for."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupt.remembered():
+            press()
+            interrupt.check()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_other_threads_take_no_signals() -> None:

@@ -114,11 +114,16 @@ def test_a_run_that_goes_on_has_nothing_to_measure(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_is_measured(tmp_path: Path) -> None:
     place = make_run(tmp_path, make_rows(4))
-    record.update(storage.open_uri(place), results.read_record(place), status="interrupted")
+    folder, found = storage.open_uri(place), results.read_record(place)
+    record.update(folder, found, status="interrupted", exported=False)
+    with pytest.raises(UserError, match="its points are no files yet"):
+        timing.exported_points(place)
+    assert "/points/" not in results.read(place).points[0]["checkpoint"], "a trial's weights"
+    record.update(folder, found, status="interrupted", exported=True)
     timing.measure(place, (1,), "cpu", say=lambda text: None)
-    found = results.read(place)
-    assert not found.finished and found.base_latency["latency_ms_b1"] > 0
-    assert all(point["latency_ms_b1"] > 0 for point in found.points)
+    run = results.read(place)
+    assert not run.finished and run.base_latency["latency_ms_b1"] > 0
+    assert all(point["latency_ms_b1"] > 0 for point in run.points)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")

@@ -16,9 +16,9 @@ from search.study import Study
 from tests.search.spaces import network
 
 
-def make_study(run) -> Study:
+def make_study(run, **options) -> Study:
     graph, cost, lat = network("digits")
-    return Study(WidthProposal(graph, cost, lat), Ledger(run), cost, lat, concurrency=2)
+    return Study(WidthProposal(graph, cost, lat), Ledger(run), cost, lat, concurrency=2, **options)
 
 
 def trainable(config: dict) -> None:
@@ -105,6 +105,29 @@ def test_trials_that_all_fail_alike_end_the_search(tmp_path, alike):
         return
     assert searcher.study.finished == ALIKE
     assert "failed alike (no memory left)" in str(searcher.error)
+
+
+def test_all_that_failed_runs_again_and_may_fail_as_before(tmp_path):
+    """Scattered failures come one after the other then: no sign of a machine that is at fault."""
+    study = make_study(tmp_path)
+    for number in range(3 * ALIKE):
+        status = "failed" if number % 2 else "complete"
+        study.tell(study.ask().trial_id, Outcome(status=status, reason="slow", top1_val=0.5))
+    failed = sum(row.status == "failed" for row in study.rows)
+    assert failed > ALIKE
+    # a budget of an earlier session, smaller than what is there: no new trial, each failed one
+    searcher = FrontierSearcher(make_study(tmp_path, retry_failed=True), budget=3)
+    for number in range(failed):
+        assert isinstance(searcher.suggest(f"t{number}"), dict)
+        searcher.on_trial_complete(f"t{number}", {"status": "failed", "reason": "slow"})
+    assert searcher.suggest("new") == FrontierSearcher.FINISHED and searcher.error is None
+    assert len(searcher.study.ledger.rows()) == 3 * ALIKE
+
+    searcher = FrontierSearcher(make_study(tmp_path, retry_failed=True), budget=100)
+    for number in range(ALIKE):
+        searcher.suggest(f"t{number}")
+        searcher.on_trial_complete(f"t{number}", {"status": "failed", "reason": "another"})
+    assert "failed alike (another)" in str(searcher.error)
 
 
 def test_an_unwritable_ledger_ends_the_search(tmp_path):
