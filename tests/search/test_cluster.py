@@ -186,20 +186,25 @@ def hang(work: Any, row: Any, k: int) -> trainings.Training:
     return trainings.Training(k, 0.5, 0.5, 1.0, 1.0, "weights")
 
 
+@pytest.mark.parametrize(
+    ("trial", "training", "seconds"),
+    [(2, None, 10), (2, 1, 10), (2, 5, 25), (0, None, 10), (0, 5, None)],
+)
+def test_the_time_of_a_final_training(
+    trial: float, training: float | None, seconds: float | None
+) -> None:
+    loaded = configuration.load([f"--finetune.epochs={trial}", "--search.trial_timeout_s=10"])
+    config = replace(loaded, search=replace(loaded.search, final_epochs=training))
+    assert trainings.longest(config) == seconds
+    config = replace(config, search=replace(config.search, trial_timeout_s=None))
+    assert trainings.longest(config) is None
+
+
 @pytest.mark.usefixtures("ray_local")
 def test_a_final_training_that_hangs_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=1"])
-    assert trainings.longest(replace(config, search=replace(config.search, final_epochs=20))) == (
-        20 / config.finetune.epochs
-    )
-    untrained = replace(config, finetune=replace(config.finetune, epochs=0))
-    assert trainings.longest(untrained) == 1
-    assert (
-        trainings.longest(replace(untrained, search=replace(config.search, final_epochs=20)))
-        is None
-    )
     monkeypatch.setattr(trainings, "Trainer", Hanging)
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(2)]
     said: list[str] = []
