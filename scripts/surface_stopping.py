@@ -17,6 +17,7 @@ from search import scheduler
 from search.candidate import Candidate, Outcome
 from search.ledger import Row
 from search.screening import Screening
+from search.strata import alike
 
 BUDGETS = (200, 400, 600, 1000, 2000)  # epochs of whole trainings: up to 200 trials
 
@@ -86,7 +87,8 @@ def stopping(bench: Bench, screen: float = 0, halving: bool = False) -> Judge:
     """The rules of search/scheduler.py."""
     base = bench.cost.base_macs
     screening = Screening(screen, bench.strata, bench.reference) if screen else None
-    rule = scheduler.Halving(scheduler.rungs(EPOCHS) if halving else (), bench.strata)
+    steps = scheduler.rungs(EPOCHS) if halving else ()
+    rule = scheduler.Halving(steps, alike(bench.strata.low, bench.strata.high))
 
     def judge(trial: Candidate, epoch: int, macs: int, top1: float, rows: Sequence[Row]) -> bool:
         if epoch:

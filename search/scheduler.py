@@ -28,7 +28,7 @@ from search.options import SearchConfig
 from search.pareto import Reference
 from search.screening import Screening
 from search.searcher import AGAIN
-from search.strata import Strata
+from search.strata import Strata, alike
 from search.study import Study
 
 ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
@@ -153,7 +153,8 @@ def make(
     low = max(int(study.cost.macs(study.lat.low)), limits.min_macs or 0.0) / base
     high = min(base, limits.max_macs or base) / base
     strata = Strata(low, high)
-    halving = Halving(rungs(epochs) if search.early_stopping != "off" else (), strata)
+    steps = rungs(epochs) if search.early_stopping != "off" else ()
+    halving = Halving(steps, alike(low, high))
     halving.learn(study.rows, base)
     screening = Screening(search.screen, strata, reference) if search.screen > 1 else None
     if screening:

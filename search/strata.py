@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +16,18 @@ def even(low: float, high: float, count: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Strata:
-    """`bins` intervals of the MACs, even in their square root. low, high: shares of the base."""
+    """`bins` intervals of the MACs, even in their square root or log; shares of the base."""
 
     low: float
     high: float
     bins: int = 10
+    log: bool = False
 
     @property
     def edges(self) -> NDArray[np.float64]:
         """Shares of the base MACs [bins + 1]."""
-        return even(self.low, self.high, self.bins + 1)
+        spaced = np.geomspace if self.log else even
+        return spaced(self.low, self.high, self.bins + 1)
 
     def index(self, shares: ArrayLike) -> NDArray[np.int64]:
         """The bin of each share, int64 [N]; the nearest one for what lies outside."""
@@ -45,3 +48,8 @@ class Strata:
         chosen = int(rng.choice(np.flatnonzero(counts == counts.min())))
         low, high = np.sqrt(self.edges[chosen]), np.sqrt(self.edges[chosen + 1])
         return float(np.clip(rng.uniform(low, high) ** 2, self.low, self.high))
+
+
+def alike(low: float, high: float) -> Strata:
+    """Strata of networks that may be compared: within each, MACs differ by a third at most."""
+    return Strata(low, high, max(1, math.ceil(math.log(high / low) / math.log(4 / 3))), log=True)

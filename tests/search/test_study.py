@@ -14,7 +14,7 @@ from search.candidate import Candidate, Limits, Outcome, Seed
 from search.ledger import Ledger, arch_hash
 from search.samplers import NAMES, WINDOW
 from search.space import RATIO, WidthProposal
-from search.strata import Strata
+from search.strata import Strata, alike
 from search.study import Study
 from search.thresholds import MixedProposal, ThresholdProposal
 from tests.search.spaces import Scalar, accuracy, network
@@ -295,6 +295,9 @@ def test_strata_count_by_hand():
     strata = Strata(0.01, 1.0, bins=2)  # of widths 0.1 to 1: 0.55 of the channels are 30.25 %
     assert strata.counts([0.001, 0.05, 0.302, 0.303, 1.0, 2.0]).tolist() == [3, 3]
     assert strata.hit([0.5, 0.6]) == 1 and strata.hit([]) == 0
+    similar = alike(0.02, 1.0)
+    assert similar.bins == 14
+    assert (similar.edges[1:] / similar.edges[:-1]).max() < 4 / 3 < similar.edges[1] / 0.02 * 1.04
     rng = np.random.default_rng(0)
     assert all(0.01 <= strata.sparse_share([0.5, 0.6, 0.05], rng) <= 0.3025 for _ in range(50))
 
