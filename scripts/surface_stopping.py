@@ -88,7 +88,8 @@ def stopping(bench: Bench, screen: float = 0, halving: bool = False) -> Judge:
     base = bench.cost.base_macs
     screening = Screening(screen, bench.strata, bench.reference) if screen else None
     steps = scheduler.rungs(EPOCHS) if halving else ()
-    rule = scheduler.Halving(steps, alike(bench.strata.low, bench.strata.high))
+    similar = alike(bench.strata.low, bench.strata.high)
+    rule = scheduler.Halving(steps, similar, cover=bench.strata)
 
     def judge(trial: Candidate, epoch: int, macs: int, top1: float, rows: Sequence[Row]) -> bool:
         if epoch:

@@ -2,8 +2,9 @@
 
 A rung is a number of epochs. All that reached a rung are put in order by non-dominated sort on
 (MACs, accuracy), the least crowded first within a rank, and a trial goes on if it is among the
-first 1/factor of its MAC stratum. So the cheap end is never starved, and what is alone in its
-stratum always goes on. Rung 0, before any gradient step, is judged otherwise: screening.py.
+first 1/factor of those with about its MACs, or the best of its part of the MAC range. So the cheap
+end is never starved, and no part of the range stays empty. Rung 0, before any gradient step, is
+judged otherwise: screening.py.
 
 Schmucker et al., Multi-objective asynchronous successive halving (2021).
 """
@@ -49,8 +50,16 @@ def rungs(epochs: float, factor: float = FACTOR) -> tuple[int, ...]:
 class Halving:
     """What each trial scored at each rung, and whether it goes on; no Ray in here."""
 
-    def __init__(self, steps: Iterable[int], strata: Strata, factor: float = FACTOR) -> None:
+    def __init__(
+        self,
+        steps: Iterable[int],
+        strata: Strata,
+        factor: float = FACTOR,
+        cover: Strata | None = None,
+    ) -> None:
+        """strata: of what is compared; cover: of what no part may stay empty."""
         self.steps, self.strata, self.factor = tuple(steps), strata, factor
+        self.cover = cover or strata
         self._scores: list[dict[str, tuple[float, float]]] = [{} for _ in self.steps]
 
     def learn(self, rows: Iterable[Row], base_macs: int) -> None:
@@ -77,22 +86,25 @@ class Halving:
         if trial in scores:
             return None
         scores[trial] = share, top1
-        place, peers = self._place(scores, trial)
-        if place < math.ceil(peers / self.factor):
+        place, peers = _place(scores, trial, self.strata)
+        if place < math.ceil(peers / self.factor) or _place(scores, trial, self.cover)[0] == 0:
             return None
         return (
             f"rank {place + 1} of {peers} near {share:.0%} of the MACs after {epochs:g} epochs; "
             f"one of {self.factor:g} goes on"
         )
 
-    def _place(self, scores: Mapping[str, tuple[float, float]], trial: str) -> tuple[int, int]:
-        """Place of a trial, 0 the best, among those of its MAC stratum, and how many these are."""
-        names = list(scores)
-        points = np.array(list(scores.values()))
-        bins = self.strata.index(points[:, 0])
-        mine = names.index(trial)
-        order = [i for i in pareto.order(points) if bins[i] == bins[mine]]
-        return order.index(mine), len(order)
+
+def _place(
+    scores: Mapping[str, tuple[float, float]], trial: str, strata: Strata
+) -> tuple[int, int]:
+    """Place of a trial, 0 the best, among those of its MAC stratum, and how many these are."""
+    names = list(scores)
+    points = np.array(list(scores.values()))
+    bins = strata.index(points[:, 0])
+    mine = names.index(trial)
+    order = [i for i in pareto.order(points) if bins[i] == bins[mine]]
+    return order.index(mine), len(order)
 
 
 class FrontierScheduler(FIFOScheduler):
@@ -154,7 +166,7 @@ def make(
     high = min(base, limits.max_macs or base) / base
     strata = Strata(low, high)
     steps = rungs(epochs) if search.early_stopping != "off" else ()
-    halving = Halving(steps, alike(low, high))
+    halving = Halving(steps, alike(low, high), cover=strata)
     halving.learn(study.rows, base)
     screening = Screening(search.screen, strata, reference) if search.screen > 1 else None
     if screening:

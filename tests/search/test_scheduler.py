@@ -52,6 +52,17 @@ def test_places_by_hand():
     assert halving.judge("worse", 1, 0.018, 0.04)
 
 
+def test_no_part_of_the_range_stays_empty() -> None:
+    """The best so far of a part that is to be covered goes on, though all its peers are better."""
+    halving = Halving([1], Strata(0.01, 1.0, bins=1), 3, cover=Strata(0.01, 1.0, bins=2))
+    for number, share in enumerate((0.1, 0.2, 0.25)):
+        halving.judge(f"cheap {number}", 1, share, 0.8 + share / 2)
+    assert halving.judge("alone above 30 %", 1, 0.9, 0.1) is None
+    assert halving.judge("worse", 1, 0.95, 0.05)
+    assert halving.judge("better than the lonely one", 1, 0.85, 0.2) is None
+    assert halving.judge("among the cheap", 1, 0.22, 0.5)
+
+
 def test_a_rung_is_decided_once_and_the_highest_one_reached_counts():
     halving = Halving([1, 2, 4], STRATA, 2)
     assert halving.judge("a", 1, 0.5, 0.5) is None
