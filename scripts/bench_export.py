@@ -27,7 +27,7 @@ from pruning import ModelInfo, checkpoint, cut, lattice, trace, uniform
 from pruning.cost import Cost
 from pruning.widths import fit
 from pruning.zoo import resolve
-from search import deploy, results, storage, timing
+from search import deploy, results, storage
 
 # network: input shape
 NETWORKS = {
@@ -75,7 +75,7 @@ def of_run(run: str) -> list[Model]:
     models = [base]
     for point in results.read_table(storage.open_uri(run) / "frontier.parquet").to_pylist():
         if point["macs_share"] < 1:
-            path = timing.point_checkpoint(run, point["rank"])
+            path = results.point_checkpoint(run, point["rank"])
             net, info = checkpoint.load(path), checkpoint.info(path)
             models.append(Model(base.name, net, info, point["macs_share"], point["top1_val_mean"]))
     return models
