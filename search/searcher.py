@@ -88,7 +88,8 @@ class FrontierSearcher(Searcher):
             outcome = replace(outcome, reason=known or outcome.reason)
         elif outcome.status == "stopped":
             outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, known))))
-        self._count_alike(outcome, self.study.again.get(ours))
+        before = self.study.again.get(ours)
+        self._count_alike(outcome, before.reason if before else None)
         try:
             self.study.tell(ours, outcome)
         except UserError as failure:  # Tune would log it and go on

@@ -69,7 +69,7 @@ class Study:
         for row in warm:
             self._replay(row, f"warm {row.trial_id}")
         self._failed: deque[Row] = deque()
-        self.again: dict[str, str] = {}  # trials that run again, and why they failed before
+        self.again: dict[str, Row] = {}  # trials that run again, and how they ended before
         rows = ledger.rows()
         for row in rows:
             if retry_failed and row.status == "failed":
@@ -113,7 +113,9 @@ class Study:
     def abandon(self, trial: str) -> None:
         """Forget a running trial without a row; it may be proposed again."""
         candidate, number = self.running.pop(trial)
-        if trial not in self.again:
+        if trial in self.again:
+            self._failed.append(self.again[trial])
+        else:
             self._known.discard(candidate.arch_hash)
         self.proposer.fail(number)
 
@@ -135,7 +137,7 @@ class Study:
         number = self.proposer.adopt(self._params(row))
         self.proposer.mark(number, row.trial_id, self._constraints(row.widths))
         self.running[row.trial_id] = candidate, number
-        self.again[row.trial_id] = row.reason
+        self.again[row.trial_id] = row
         return candidate
 
     def _next_seed(self) -> Candidate | None:

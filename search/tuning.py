@@ -93,7 +93,7 @@ def run(
             "the space has been searched through",
             highlight=False,
         )
-    return searcher.exhausted or study.finished >= config.trials
+    return searcher.exhausted or (study.finished >= config.trials and not study.waiting)
 
 
 @contextmanager

@@ -205,6 +205,7 @@ def test_failed_trials_run_again_where_that_is_asked_for(tmp_path, offsets):
     row = retrying.tell(again.trial_id, Outcome(status="complete", top1_val=0.25, wall_s=1.0))
     assert (row.widths, row.proposal) == (failed[3].widths, failed[3].proposal)
     assert retrying.trial_of(row).values[0] == 0.25
+    assert retrying.waiting == 1 and retrying.ask().trial_id == lost.trial_id
     new = retrying.ask()
     assert new.trial_id not in before
 
