@@ -25,6 +25,7 @@ TORCHVISION_ARGS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": True},
     "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": True},
 }
+SOURCES = ("", "zoo", "torchvision", "timm")
 # these make a library fetch or unpickle weights, so no configuration or model file may set them
 WEIGHT_ARGS = {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "checkpoint_path"}
 
@@ -46,7 +47,7 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
         factory = _timm_factory(spec)
     else:
         factory = _custom_factory(spec, trust)
-    if source in ("", "zoo", "torchvision", "timm") and (taken := WEIGHT_ARGS & args.keys()):
+    if source in SOURCES and (taken := WEIGHT_ARGS & args.keys()):
         raise UserError(f"{spec} takes no {taken.pop()!r} here; name weights in model.weights")
     try:
         model = factory(**args)
@@ -57,6 +58,11 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
     if source == "torchvision":
         setattr(model, "spec", spec)  # noqa: B010  load_weights finds published weights by it
     return model
+
+
+def runs_code(spec: str) -> bool:
+    """Whether a network's name makes `resolve` import a module, and so needs consent."""
+    return spec.rpartition(":")[0] not in SOURCES
 
 
 def registry() -> dict[str, Factory]:

@@ -161,12 +161,13 @@ def calibration(train: data.Images, seed: int) -> data.Images:
 def _build(
     config: Config, stored: str | None, train: data.Images, device: str, say: Callable[[str], None]
 ) -> tuple[nn.Module, float]:
-    if stored is not None:
-        net = checkpoint.load(stored, trust=config.model.trust_factory)
-        _check_weights(net, config)
-        return net, 0.0
     torch.manual_seed(config.seed)
     net = zoo.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
+    if stored is not None:
+        # the caller's network by the caller's consent, whatever the file names
+        net = checkpoint.load(stored, base=net)
+        _check_weights(net, config)
+        return net, 0.0
     if config.model.weights is not None:
         zoo.load_weights(net, config.model.weights)
     _check_classes(net.eval(), config, train)

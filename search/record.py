@@ -34,6 +34,7 @@ FREE = (
     "search.warm_start",
     "data.root",
     "model.weights",
+    "model.trust_factory",  # consent is each caller's own
 )
 
 

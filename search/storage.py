@@ -49,7 +49,8 @@ def inside(run: str, address: str) -> str:
     So a run that was renamed or copied goes on with its own files.
     """
     path = address.partition("?")[0] if "://" in address else address
-    return uri.join(run, *path.split("/")[-2:]) if address else ""
+    names = [name for name in path.split("/")[-2:] if name not in ("", ".", "..")]
+    return uri.join(run, *names) if names else ""
 
 
 def write_atomic(location: Location, data: bytes) -> None:

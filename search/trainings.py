@@ -182,7 +182,7 @@ class Trainer:
 
 def _own(work: Workshop, row: Row) -> Training:
     weights = storage.inside(work.config.out, row.checkpoint)
-    model = checkpoint.load(weights, trust=work.config.model.trust_factory).to(work.device)
+    model = checkpoint.load(weights, base=work.base.model(work.config)).to(work.device)
     test = evaluate(model, work.test.batches(SCORING_BATCH))
     return Training(row.seed, work.score(model), test, row.epochs, 0.0, weights)
 

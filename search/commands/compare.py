@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
@@ -13,6 +13,8 @@ from search.arguments import Parser
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
+
+    from search.config import Config
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class CompareOptions:
         macs: Shares of the base model's MACs at which each one prunes.
         seeds: Trainings of each network, with the recipe that the frontier's members had.
         address: Ray address; null starts Ray on this machine.
+        data_root: Folder or URI of the run's images; null is the local folder that the run had.
+        trust_factory: Allow package.module:factory, which runs that package's code (true or false).
     """
 
     baselines: str = "peel"
     macs: tuple[float, ...] = (0.7, 0.5, 0.3)
     seeds: int = 3
     address: str | None = None
+    data_root: str | None = None
+    trust_factory: bool = False
 
 
 def run(argv: Sequence[str], prog: str) -> None:
@@ -43,9 +49,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_dataclass(CompareOptions)
     parser.add_argument("--json", action="store_true", help="print JSON")
     found = parser.read(argv)
-    options = CompareOptions(
-        **{name: found[name] for name in ("baselines", "macs", "seeds", "address")}
-    )
+    options = CompareOptions(**{f.name: found[f.name] for f in fields(CompareOptions)})
     _check(options)
 
     from rich.console import Console
@@ -74,14 +78,10 @@ def compare(
         raise UserError(f"{place} has no final frontier yet; finish its search first")
     if untested := len(every) - len(points):
         console.print(f"{untested} points without a final training are left out")
-    settings = config.absolute(replace(config.from_dict(record["config"]), out=place))
+    settings = config.absolute(_as_called(config.from_dict(record["config"]), place, options))
     names = validation.method_names(options.baselines)
-    resources = replace(settings.resources, address=options.address or settings.resources.address)
-    measured = replace(
-        settings,
-        resources=resources,
-        search=replace(settings.search, method=",".join(names), seeds=False),
-    )
+    search = replace(settings.search, method=",".join(names), seeds=False)
+    measured = replace(settings, search=search)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
@@ -92,6 +92,36 @@ def compare(
     base: base_model.Base = runner.base_of(measured, record, prepare, share, say)
     table = comparison.compare(measured, base, options.macs, options.seeds, points, share, say)
     return table, record, points
+
+
+def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
+    """The run's settings, with consent and addresses from the caller alone.
+
+    UserError where the run names some that the caller has not given.
+    """
+    from pruning import zoo
+    from search.validation import is_local
+
+    model, data = settings.model, settings.data
+    if zoo.runs_code(model.name) and not options.trust_factory:
+        raise UserError(
+            f"{place} is a run of {model.name}, which runs code of that module; "
+            "--trust_factory true allows it, if you trust it"
+        )
+    root = options.data_root or data.root
+    if options.data_root is None and root is not None and not is_local(root):
+        raise UserError(
+            f"{place} names images at {root}; --data_root {root} reads them there, "
+            "if you trust that address"
+        )
+    return replace(
+        settings,
+        out=place,
+        model=replace(model, trust_factory=options.trust_factory, weights=None),
+        data=replace(data, root=root, download=False),
+        resources=replace(settings.resources, address=options.address, storage_path=None),
+        search=replace(settings.search, warm_start=None),
+    )
 
 
 def show(
