@@ -233,6 +233,8 @@ def _on_labels(name: str, args: Any, kwargs: Any) -> Any:
         return value
 
     if name == "getitem":
+        if any(index.is_meta for index in tensors_in((args[1],))):
+            return None  # its values are not known
         return args[0].labels[args[1]]  # the index stays as it is
     args, kwargs = swap(args), {key: swap(value) for key, value in kwargs.items()}
     func = getattr(torch, name, None) or getattr(torch.nn.functional, name, None)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +11,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.graph import ChannelGraph, Keep
+from pruning.twins import named_tensors, twin
 
 
 def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
     """Copy of `model` with only the kept channels; the model itself is untouched."""
-    slim = cut_state(dict(_tensors(model)), graph, keep)
-    memo: dict[int, Any] = {}
-    for name, tensor in _tensors(model):
-        part = slim[name]
-        if isinstance(tensor, nn.Parameter):
-            part = nn.Parameter(part, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = part
-    # deepcopy meets every tensor in the memo already, so nothing is ever copied whole
-    return fit_attributes(copy.deepcopy(model, memo))
+    return fit_attributes(twin(model, cut_state(named_tensors(model), graph, keep)))
 
 
 def cut_state(state: Mapping[str, Tensor], graph: ChannelGraph, keep: Keep) -> dict[str, Tensor]:
@@ -55,7 +46,7 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     missing = set(model.state_dict()) - set(state)
     if missing:
         raise KeyError(f"no tensor {sorted(missing)[0]} for this network")
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))  # shared ones under all names
     for name, tensor in state.items():
         path, _, leaf = name.rpartition(".")
         module = modules.get(path)
@@ -87,7 +78,3 @@ def fit_attributes(model: nn.Module) -> nn.Module:
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.numel()
     return model
-
-
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]

@@ -10,8 +10,7 @@ its labels to FIXED, so an exotic operation costs its own channels and nothing e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,13 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from pruning.graph import ChannelGraph, Group, Layer
 from pruning.labels import FIXED, Key, Record, labels_of, start, tensors_in
 from pruning.operations import understood
 from pruning.surgery import cut
+from pruning.twins import named_tensors, twin
 
 SMALL = 2**35  # weights × pixels of an image, more than there are MACs
 
@@ -36,49 +35,40 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> ChannelGraph:
     Groups that the network's own code cannot run with fewer channels end up in `fixed`.
     """
     shape = tuple(input_shape)
-    with _eval_mode(model):
-        # shapes are all it takes, where the code asks for no values; a process that meets the meta
-        # device for the first time spends a second on imports, a small network takes less to run
-        most = sum(p.numel() for p in model.parameters()) * math.prod(shape[1:])
-        device = "cpu" if most < SMALL else "meta"
-        try:
-            record = _record(model, shape, device)
-        except (NotImplementedError, RuntimeError):
-            device = "cpu"
-            record = _record(model, shape, device)
+    # shapes are all it takes, where the code asks for no values; a process that meets the meta
+    # device for the first time spends a second on imports, a small network takes less to run
+    most = sum(p.numel() for p in model.parameters()) * math.prod(shape[1:])
+    device = "cpu" if most < SMALL else "meta"
+    try:
+        record = _record(model, shape, device)
+    except (NotImplementedError, RuntimeError):
+        device = "cpu"
+        record = _record(model, shape, device)
+    graph = _graph(record, shape)
+    broken = _groups_that_break(model, graph, device)
+    while broken:
+        for name in broken:
+            record.fix_producer(name, "its code needs this channel count")
         graph = _graph(record, shape)
         broken = _groups_that_break(model, graph, device)
-        while broken:
-            for name in broken:
-                record.fix_producer(name, "its code needs this channel count")
-            graph = _graph(record, shape)
-            broken = _groups_that_break(model, graph, device)
     return graph
 
 
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _record(model: nn.Module, shape: tuple[int, ...], device: str) -> Record:
+    # a twin runs in the model's place: a forward pass may leave anything behind in its modules
     state = {
         name: torch.empty_like(tensor, device=device)
         if device == "meta"
         else tensor.detach().to(device, copy=True)
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        for name, tensor in named_tensors(model).items()
     }
+    runs = twin(model, state).eval().requires_grad_(False)
+    state = named_tensors(runs)
     record = Record(state, frozenset(name for name, _ in model.named_parameters()))
     images = torch.zeros(2, *shape, device=device)
     start(images)
     with torch.no_grad(), _Recorder(record):
-        output = functional_call(model, state, (images,))
+        output = runs(images)
     for tensor in tensors_in(output):
         record.fix(tensor, "output of the network")
     return record
@@ -128,7 +118,7 @@ def _groups_that_break(model: nn.Module, graph: ChannelGraph, device: str) -> li
 
 def _runs(model: nn.Module, graph: ChannelGraph, keep: Sequence[np.ndarray], device: str) -> bool:
     try:
-        slim = cut(model, graph, tuple(keep)).to(device)
+        slim = cut(model, graph, tuple(keep)).to(device).eval()
         with torch.no_grad():
             slim(torch.zeros(2, *graph.input_shape, device=device))
     except (RuntimeError, ValueError, IndexError, AssertionError):

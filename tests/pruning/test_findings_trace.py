@@ -1,0 +1,131 @@
+"""What a sweep over 450 networks found wrong in tracing and cutting, a test for each number."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pruning.tracer
+from pruning.surgery import cut, resize
+from pruning.tracer import trace
+
+
+def conv_bn(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class Caching(nn.Module):
+    """Leaves anchors behind in an attribute, counts its calls in a buffer, keeps an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv_bn(3, 8), conv_bn(8, 12))
+        self.fc = nn.Linear(12, 5)
+        self.register_buffer("calls", torch.zeros(1))
+        self.anchors: dict[Any, Tensor] = {}
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1  # type: ignore[operator]
+        if x.shape[-1] not in self.anchors:
+            self.anchors[x.shape[-1]] = torch.linspace(0, 1, x.shape[-1], device=x.device)
+        x = self.body(x * self.anchors[x.shape[-1]])
+        self.seen.append(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class Shared(nn.Module):
+    """One block under two names, as timm's coat, cait and pit have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8)
+        block = conv_bn(8, 8)
+        self.serial, self.parallel = nn.ModuleList([block]), nn.ModuleList([block])
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.serial[0](x) + self.parallel[0](x)
+        return self.fc(x.mean((2, 3)))
+
+
+class IndexedByBuffer(nn.Module):
+    """Reads channels through an index held in a buffer, as swinv2 its position biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv_bn(3, 8), conv_bn(8, 8)
+        self.fc = nn.Linear(8, 5)
+        self.register_buffer("order", torch.randperm(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.second(self.first(x))[:, self.order].mean((2, 3)))
+
+
+def everything(net: nn.Module) -> dict[str, Any]:
+    """All that can be seen of a network: tensors, flags, gradients and plain attributes."""
+    state = {
+        name: (
+            id(t),
+            type(t),
+            t.device,
+            t.requires_grad,
+            t.grad,
+            t._version,
+            t.detach().clone().tolist(),
+        )
+        for name, t in (*net.named_parameters(), *net.named_buffers())
+    }
+    plain = {
+        f"{path}.{key}": copy.deepcopy(value)
+        for path, module in net.named_modules()
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+    }
+    return {"state": state, "plain": plain}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("make", [Caching, Shared, IndexedByBuffer])
+def test_finding_1_0_tracing_leaves_the_model_as_it_was(
+    make: type[nn.Module], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning.tracer, "SMALL", 0 if device == "meta" else 2**62)
+    net = make().train()
+    net.get_parameter("fc.bias").grad = torch.ones(5)
+    before = everything(net)
+    graph = trace(net, (3, 16, 16))
+    after = everything(net)
+    assert after["plain"].keys() == before["plain"].keys()
+    assert all(repr(after["plain"][key]) == repr(value) for key, value in before["plain"].items())
+    assert after["state"] == before["state"]
+    x = torch.randn(2, 3, 16, 16)
+    whole = cut(net.eval(), graph, graph.full_keep())
+    torch.testing.assert_close(whole(x), net(x))
+
+
+def test_finding_1_0_a_shared_module_is_cut_once_and_loaded_again() -> None:
+    net = Shared().eval()
+    graph = trace(net, (3, 8, 8))
+    slim = cut(net, graph, tuple(np.arange(0, group.units, 2) for group in graph.groups))
+    assert slim.serial[0] is slim.parallel[0]  # type: ignore[index]
+    again = resize(Shared(), {name: t.clone() for name, t in slim.state_dict().items()}).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(again(x), slim(x))
+    assert again.serial[0][0].weight is again.parallel[0][0].weight  # type: ignore[index]
+
+
+def test_finding_1_0_labels_are_not_indexed_by_unknown_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pruning.tracer, "SMALL", 0)
+    graph = trace(IndexedByBuffer(), (3, 8, 8))
+    assert [group.name for group in graph.groups] == ["first.0"]
