@@ -15,6 +15,7 @@ from torch import nn
 from pruning.errors import UserError
 from pruning.evaluation import evaluate, evaluation_mode, mean_loss
 from pruning.images import Images
+from pruning.layout import settle
 from pruning.step import Step, benchmarking, capture, seeded
 
 __all__ = ["EpochResult", "Recipe", "evaluate", "finetune", "learning_rate", "mean_loss"]
@@ -131,7 +132,7 @@ def _epochs(
     steps = max(1, round(recipe.epochs * per_epoch)) if recipe.epochs else 0
     for network in (model, teacher):
         if network is not None:
-            network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            settle(network, train.shape, device)
     with evaluation_mode(teacher) if teacher is not None else nullcontext():
         model.train()
         step = Step(model, teacher, recipe, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 from pruning import feedback
 from pruning.errors import UserError
 from pruning.images import Batches
+from pruning.layout import accepting, settle
 from pruning.methods import Method, Problem, State, get
 from pruning.statistics import recalibrate
 from pruning.surgery import cut
@@ -49,19 +51,22 @@ def prune(
 
     `batches` gives (images [B, C, H, W], labels [B]) and can be walked again; a thousand images do.
     """
-    images, _ = next(iter(batches))
+    chosen, scalars = get(method), scalars or {}
+    _check(chosen, macs, repair, scalars)
+    batches = batches if iter(batches) is not batches else list(batches)
+    images = next((x for x, _ in batches), None)
+    if images is None:
+        raise UserError("no images to prune with; hand in at least one batch of (images, labels)")
     graph = trace(model, images.shape[1:])
     problem = Problem(graph, lattice(graph, divisor, min_ratio))
-    chosen = get(method)
-    state = chosen.prepare(model, graph, batches)
-    if not isinstance(macs, int | float) or macs <= 0:
-        raise UserError(f"macs is {macs!r}; give a share as in 0.5, or a number of MACs")
     target = macs * problem.cost.base_macs if macs <= 1 else macs
-    if target < problem.cost.macs(problem.lattice.low):
-        least = problem.cost.macs(problem.lattice.low)
+    least = problem.cost.macs(problem.lattice.low)
+    if target < least:
         raise UserError(f"{target:.4g} MACs cannot be reached, at least {least:.4g}; raise macs")
-    widths = chosen.allocate(state, problem, target, **(scalars or {}))
-    return slim(model, problem, chosen, state, widths, batches, repair=repair, scalars=scalars)
+    with accepting(model, images):
+        state = chosen.prepare(model, graph, batches)
+        widths = chosen.allocate(state, problem, target, **scalars)
+        return slim(model, problem, chosen, state, widths, batches, repair=repair, scalars=scalars)
 
 
 def slim(
@@ -82,13 +87,12 @@ def slim(
     layer, undoing what earlier cuts got wrong), none (what the method does by itself), or auto (the
     method's own choice of these).
     """
-    if repair not in REPAIRS:
-        raise UserError(f"no repair {repair!r}; choose one of {', '.join(REPAIRS)}")
+    _check_repair(repair)
     graph, began = problem.graph, _now(model)
     asked = np.asarray(widths, dtype=np.int64)
     keep = method.select(state, problem, asked, **(scalars or {}))
     small = cut(model, graph, keep)
-    small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settle(small, graph.input_shape)
     cut_s = _now(small) - began
     pruned = score(small) if score else None
     began = _now(small)
@@ -100,6 +104,26 @@ def slim(
     recalibrate(small, batches)
     repair_s = _now(small) - began
     return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s)
+
+
+def _check(method: Method, macs: float, repair: str, scalars: Mapping[str, float]) -> None:
+    """UserError for whatever can be refused before anything is measured."""
+    _check_repair(repair)
+    number = isinstance(macs, int | float) and not isinstance(macs, bool)
+    if not number or not 0 < macs < math.inf:
+        raise UserError(f"macs is {macs!r}; give a share as in 0.5, or a number of MACs")
+    for name, value in scalars.items():
+        if name not in method.scalars:
+            known = ", ".join(method.scalars) or "none"
+            raise UserError(f"{method.name} has no scalar {name!r}; it takes: {known}")
+        low, high = method.scalars[name].low, method.scalars[name].high
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise UserError(f"{name} is {value!r}; {method.name} takes {low:g} to {high:g}")
+
+
+def _check_repair(repair: str) -> None:
+    if repair not in REPAIRS:
+        raise UserError(f"no repair {repair!r}; choose one of {', '.join(REPAIRS)}")
 
 
 def _now(model: nn.Module) -> float:

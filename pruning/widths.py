@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.cost import Cost
+from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 
 STEPS = 8  # the automatic divisor leaves at least this many widths per group
@@ -42,6 +43,12 @@ def lattice(graph: ChannelGraph, divisor: int | None = None, floor: float = 0.0)
     The automatic divisor is the largest power of two up to 8 that leaves at least eight steps
     (16 channels → 2, 32 → 4, 64 and more → 8). Steps are multiples of a group's granularity.
     """
+    if divisor is not None and (not isinstance(divisor, int | np.integer) or divisor < 1):
+        raise UserError(f"divisor is {divisor!r}; give a whole number from 1, or None")
+    if not 0 <= floor <= 1:
+        raise UserError(
+            f"least share of the channels is {floor!r}; give one from 0 to 1, as in 0.1"
+        )
     channels, granularity = graph.widths, graph.granularity
     if divisor is None:
         # in units, so that a group of blocks of 4 channels gets its eight steps as well

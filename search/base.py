@@ -19,6 +19,7 @@ from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.finetune import finetune
 from pruning.graph import ChannelGraph
+from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.tracer import trace
 from pruning.widths import lattice
@@ -93,7 +94,7 @@ def prepare(
     train = splits.train.to(device)
     config = _fit_to_data(config, splits)
     net, seconds = _build(config, stored, train, device, say)
-    net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    settle(net, train.shape, device).eval()
     graph = trace(net, train.shape)
     val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
     test = states.top1(net, graph, splits.test.to(device), SCORING_BATCH)

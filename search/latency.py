@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
+from pruning.layout import settle
 from search import quantity
 
 MEASURE_S = 0.8
@@ -39,12 +40,11 @@ def of_model(
 ) -> Latency:
     """Latency of a model in eval mode, which moves to the device, on images of `shape` (C, H, W).
 
-    Channels-last. On a GPU by CUDA events; the GPU must not be shared for the number to mean
-    anything.
+    Channels-last where its code can take it. On a GPU by CUDA events; it must not be shared for
+    the number to mean anything.
     """
-    layout = torch.channels_last
-    model = model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
-    images = torch.zeros(batch, *shape, device=device).to(memory_format=layout)
+    model = settle(model, shape, device).eval()
+    images = torch.zeros(batch, *shape, device=device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         return of_call(lambda: model(images), batch, device, seconds)
 

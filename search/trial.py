@@ -18,6 +18,7 @@ from pruning import checkpoint, methods, pipeline, uri
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
 from pruning.images import Images
+from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.pipeline import Slimmed
 from search import data, latency
@@ -56,7 +57,7 @@ class Workshop:
         splits = data.load(config.data, config.seed)
         train = splits.train.to(device)
         model = base.model(config)
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        settle(model, train.shape, device)
         return cls(
             config=config,
             base=base,

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import pruning.tracer
+from pruning.errors import UserError
+from pruning.finetune import Recipe, finetune
+from pruning.images import ImageSet
+from pruning.layout import settle
+from pruning.pipeline import prune
 from pruning.surgery import cut, resize
 from pruning.tracer import trace
+from pruning.zoo import resolve
 
 
 def conv_bn(inputs: int, outputs: int) -> nn.Sequential:
@@ -129,3 +136,94 @@ def test_finding_1_0_labels_are_not_indexed_by_unknown_values(
     monkeypatch.setattr(pruning.tracer, "SMALL", 0)
     graph = trace(IndexedByBuffer(), (3, 8, 8))
     assert [group.name for group in graph.groups] == ["first.0"]
+
+
+class LeNet(nn.Module):
+    """Flattens with `view`, as PyTorch's tutorial does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 5, padding=2), nn.Conv2d(8, 16, 5, padding=2)
+        self.fc1, self.fc2 = nn.Linear(16 * 4 * 4, 24), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv1(x).relu(), 2)
+        x = F.max_pool2d(self.conv2(x).relu(), 2)
+        return self.fc2(self.fc1(x.view(x.size(0), -1)).relu())
+
+
+class Video(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8)
+        self.conv2, self.fc = nn.Conv3d(8, 12, 3, padding=1), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.norm(self.conv1(x)).relu()).relu()
+        return self.fc(x.mean((2, 3, 4)))
+
+
+def image_set(count: int = 32) -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(count) % 10, (0.5,) * 3, (0.25,) * 3, 10)
+
+
+@pytest.mark.parametrize("repair", ["none", "compensate", "feedback"])
+def test_finding_1_1_a_network_that_needs_contiguous_maps_is_pruned_and_trained(
+    repair: str,
+) -> None:
+    torch.manual_seed(0)
+    net, images = LeNet(), image_set()
+    x = next(iter(images.batches(16)))[0]
+    assert not x.is_contiguous(), "image sets hand out channels_last"
+    found = prune(net, images.batches(16), macs=0.5, method="l2-global", repair=repair)
+    assert not net._forward_pre_hooks, "the caller's network is as it was"
+    list(finetune(found.model, images, Recipe(epochs=1, batch=16)))
+    graph = trace(net, (3, 16, 16))
+    whole = cut(net, graph, graph.full_keep())
+    list(finetune(whole, images, Recipe(epochs=1, batch=16), teacher=LeNet()))
+    assert torch.isfinite(whole(x)).all()
+
+
+def test_finding_1_1_a_network_of_volumes_is_pruned() -> None:
+    net = Video().eval()
+    x = torch.randn(4, 3, 4, 8, 8)
+    found = prune(net, [(x, torch.zeros(4, dtype=torch.int64))], method="l2-global", repair="none")
+    assert found.model(x).shape == (4, 5)
+
+
+def test_finding_1_1_ordinary_networks_stay_channels_last() -> None:
+    net = settle(resolve("digits"), (1, 8, 8))
+    assert not net._forward_pre_hooks
+    weight = net.get_parameter("layer1.0.conv1.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "peel", "scalars": {"rhoo": 0.3}}, "rhoo"),
+        ({"method": "peel", "scalars": {"rho": 99}}, "0.5 to 1"),
+        ({"macs": float("nan")}, "nan"),
+        ({"macs": float("inf")}, "inf"),
+        ({"macs": True}, "True"),
+        ({"divisor": -4}, "divisor"),
+        ({"divisor": 0}, "divisor"),
+        ({"min_ratio": 2.0}, "0 to 1"),
+        ({"repair": "glue"}, "glue"),
+    ],
+)
+def test_finding_1_10_numbers_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+    x = torch.randn(4, 1, 8, 8)
+    with pytest.raises(UserError, match=words):
+        prune(resolve("digits"), [(x, torch.zeros(4, dtype=torch.int64))], **options)
+
+
+def test_finding_1_9_no_images_are_refused_and_an_iterator_is_enough() -> None:
+    net = resolve("digits").eval()
+    with pytest.raises(UserError, match="no images"):
+        prune(net, [])
+    x = torch.randn(64, 1, 8, 8)
+    found = prune(net, iter([(x, torch.zeros(64, dtype=torch.int64))]), repair="none")
+    assert found.model.get_buffer("bn1.running_mean").abs().max() > 0
