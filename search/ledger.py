@@ -9,10 +9,11 @@ import logging
 import math
 import os
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -50,6 +51,54 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("started_at", pa.timestamp("us", tz="UTC"), "UTC"),
 )
 SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+
+
+def _count(value: Any, most: int = 2**63) -> bool:
+    return type(value) is int and 0 <= value < most
+
+
+def _width(value: Any) -> bool:
+    return _count(value, 2**31)
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _text(value: Any) -> bool:
+    """Text that a file can hold: JSON can also spell halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _proposal(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    choices = [value.get("params", {}), value.get("scalars", {})]
+    return all(_text(value.get(key, "")) for key in ("kind", "source")) and all(
+        isinstance(chosen, dict) and all(_number(v) or _text(v) for v in chosen.values())
+        for chosen in choices
+    )
+
+
+def _status(value: Any) -> bool:
+    return isinstance(value, str) and value in STATUSES
+
+
+# what a column of each type may hold in a file
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "str": _text,
+    "int": _count,
+    "float": _number,
+    "float | None": lambda value: value is None or _number(value),
+    "tuple[int, ...]": _list_of(_width),
+    "tuple[float, ...]": _list_of(_number),
+    "Mapping[str, Any]": _proposal,
+    "Status": _status,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,25 +143,29 @@ class Row:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Row:
-        """Parse and check one row; ValueError says what is wrong with it."""
-        data = json.loads(text)
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(data, dict) or set(data) | {"curve"} != names:
-            raise ValueError("not a ledger row: columns differ")
-        if data["status"] not in STATUSES:
-            raise ValueError(f"unknown status {data['status']!r}")
-        for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
-            if data[name] is not None and not math.isfinite(data[name]):
-                raise ValueError(f"{name} is not finite")
-        if not isinstance(data["proposal"], dict) or not isinstance(data["widths"], list):
-            raise ValueError("not a ledger row: proposal or widths of another type")
-        data["widths"] = tuple(int(w) for w in data["widths"])
-        data["curve"] = tuple(float(v) for v in data.get("curve", ()))  # version 0.1.0 had none
-        if not all(math.isfinite(v) for v in data["curve"]):
-            raise ValueError("curve is not finite")
-        row = cls(**data)
-        _ = row.number, _timestamp(row.started_at)  # both must parse
-        return row
+        """Parse and check one row; ValueError says what is wrong with it.
+
+        Columns that a later version added are left alone.
+        """
+        try:
+            data = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(data, dict):
+            raise ValueError("not a ledger row")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        row: dict[str, Any] = {name: value for name, value in data.items() if name in fields}
+        for name, field in fields.items():
+            needed = field.default is dataclasses.MISSING
+            if name not in row and needed:
+                raise ValueError(f"not a ledger row: without {name}")
+            if name in row and not _FITS[str(field.type)](row[name]):
+                raise ValueError(f"{name} of another type or out of range: {row[name]!r:.60}")
+        for name in ("widths", "curve"):
+            row[name] = tuple(row.get(name, ()))
+        found = cls(**row)
+        _ = found.number, _timestamp(found.started_at)  # both must parse
+        return found
 
 
 class Ledger:
@@ -134,11 +187,16 @@ class Ledger:
         storage.write_atomic(location, row.to_json().encode())
         return True
 
-    def rows(self) -> list[Row]:
-        """All rows by trial number; unreadable files are set aside and named in a warning."""
+    def rows(self, mend: bool = False) -> list[Row]:
+        """All rows by trial number; unreadable files are named in a warning and left out.
+
+        mend: set such files aside, so that their trials can be written again. For the one that
+        drives the run: who only reads it leaves it as it is.
+        """
         files = storage.list_files(self.trials, ".json")
+        read = partial(_read, mend=mend)
         with ThreadPoolExecutor(16) as pool:  # object stores: latency, not bandwidth
-            rows = [row for row in pool.map(_read, files) if row is not None]
+            rows = [row for row in pool.map(read, files) if row is not None]
         return sorted(rows, key=lambda row: (row.number, row.trial_id))
 
     def compact(self) -> storage.Location:
@@ -187,15 +245,15 @@ def read_table(uri: str | os.PathLike[str]) -> pa.Table:
     return storage.read_parquet(storage.open_uri(uri) / "trials.parquet")
 
 
-def _read(location: storage.Location) -> Row | None:
+def _read(location: storage.Location, mend: bool) -> Row | None:
     try:
         row = Row.from_json(storage.read_bytes(location))
         if location.name != f"{row.trial_id}.json":
             raise ValueError(f"holds trial {row.trial_id}")
         return row
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        aside = storage.set_aside(location)
-        fate = f"set aside as {aside.name}" if aside else "skipped"
+    except ValueError as error:
+        aside = storage.set_aside(location) if mend else None
+        fate = f"set aside as {aside.name}" if aside else "left out"
         logger.warning("damaged ledger file %s (%s): %s", location, error, fate)
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pruning.errors import UserError
 from search import config as configuration
-from search import storage
+from search import results, storage
 from search.options import Config
 from search.pareto import Reference, reference_point
 
@@ -36,19 +36,6 @@ FREE = (
     "model.weights",
     "model.trust_factory",  # consent is each caller's own
 )
-
-
-def read(run: storage.Location) -> dict[str, Any] | None:
-    """The record of a run, or None where there is none; UserError if it is damaged."""
-    try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(run / "run.json"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{run / 'run.json'} is damaged; choose another --out") from error
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        raise UserError(f"{run / 'run.json'} is no record of a search; choose another --out")
-    return record
 
 
 def check(record: Mapping[str, Any], config: Config) -> None:
@@ -84,7 +71,7 @@ def check_warm_start(config: Config) -> None:
     """UserError where the run to learn from searched another network."""
     if config.search.warm_start is None:
         return
-    other = read(storage.open_uri(config.search.warm_start))
+    other = results.find_record(storage.open_uri(config.search.warm_start))
     if other is None:
         raise UserError(
             f"search.warm_start: {config.search.warm_start} holds no run.json; "
@@ -106,7 +93,7 @@ def create(config: Config, base: Mapping[str, Any], classes: int) -> dict[str, A
         macs, accuracy = config.search.reference_point
         reference = Reference(int(macs), accuracy)
     return {
-        "format": 1,
+        "format": results.FORMAT,
         "status": "running",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": config.seed,

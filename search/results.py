@@ -13,6 +13,7 @@ from search import storage
 from search.ledger import Ledger, Row
 
 Point = dict[str, Any]
+FORMAT = 1  # of a run folder; columns may be added without a new one
 BASE_LATENCY = b"base_latency"  # key of frontier.parquet's metadata
 
 
@@ -62,14 +63,36 @@ def read(place: str) -> Results:
 
 
 def read_record(place: str) -> dict[str, Any]:
-    """run.json; UserError where there is none."""
+    """run.json; UserError where there is none, or none that this version reads."""
     try:
-        found = json.loads(storage.read_bytes(storage.open_uri(place) / "run.json"))
-    except (OSError, ValueError):
+        found = find_record(storage.open_uri(place))
+    except OSError:
+        found = None
+    if found is None:
+        raise UserError(f"{place} holds no run.json; name the folder of a search, its --out")
+    return found
+
+
+def find_record(run: storage.Location) -> dict[str, Any] | None:
+    """run.json, checked; None where there is none. UserError if it is damaged or of another format.
+
+    All that reads a run comes through here first.
+    """
+    file = run / "run.json"
+    try:
+        found = json.loads(storage.read_bytes(file))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged; copy the run again, or name another folder") from error
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise UserError(f"{file} is no record of a search; name another folder")
+    if found.get("format") != FORMAT:
         raise UserError(
-            f"{place} holds no run.json; name the folder of a search, its --out"
-        ) from None
-    return found if isinstance(found, dict) else {}
+            f"{file} has format {found.get('format')!r:.20}, this slimfront reads {FORMAT}; use "
+            "the slimfront that wrote it, a newer one perhaps, or name another folder"
+        )
+    return found
 
 
 def read_points(

@@ -25,6 +25,7 @@ from search import (
     lease,
     record,
     report,
+    results,
     storage,
 )
 from search import trial as trial_body
@@ -58,7 +59,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         console.print(text, highlight=False, markup=False)
 
     place = storage.open_uri(config.out)
-    before = record.read(place)
+    before = results.find_record(place)
     if before is not None:
         record.check(before, config)
     record.check_warm_start(config)
@@ -75,7 +76,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     if before is None:  # may refuse, and then nothing is written
         study = make_study(config, base, problem, share)
     with lease.hold(place, say):
-        if before is None and record.read(place) is not None:
+        if before is None and results.find_record(place) is not None:
             raise UserError(f"another process has begun {config.out}; give the command once more")
         # not sooner: another driver may have added to the ledger until now
         study = study or make_study(config, base, problem, share)

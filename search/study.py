@@ -70,7 +70,7 @@ class Study:
             self._replay(row, f"warm {row.trial_id}")
         self._failed: deque[Row] = deque()
         self.again: dict[str, Row] = {}  # trials that run again, and how they ended before
-        rows = ledger.rows()
+        rows = ledger.rows(mend=True)
         for row in rows:
             if retry_failed and row.status == "failed":
                 self._failed.append(row)

@@ -35,6 +35,25 @@ def make_row(number: int = 0, **changes: object) -> Row:
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
+WRONG: list[dict[str, object]] = [
+    {"macs": "abc"},
+    {"macs": -1},
+    {"macs": 2**70},
+    {"macs": True},
+    {"params": None},
+    {"wall_s": None},
+    {"top1_val": "high"},
+    {"curve": [0.1, "x"]},
+    {"widths": [8, 2.5]},
+    {"method": 3},
+    {"reason": ["x"]},
+    {"reason": "\ud800"},
+    {"proposal": {"params": 3}},
+    {"status": ["complete"]},
+    {"started_at": "yesterday"},
+]
+
+
 @pytest.fixture(params=["path", "file-uri"])
 def ledger(request: pytest.FixtureRequest, tmp_path) -> Ledger:
     return Ledger(tmp_path / "run" if request.param == "path" else (tmp_path / "run").as_uri())
@@ -71,17 +90,26 @@ def test_a_trial_is_written_once(ledger):
         make_row(5).to_json().replace("0.3333333333333333", "NaN"),
         make_row(6).to_json(),
         b"\xff\xfe\x00",
+        *(json.dumps(json.loads(make_row(5).to_json()) | change) for change in WRONG),
+        "[" * 100_000,
     ],
-    ids="truncated empty list null foreign status nan other-trial binary".split(),
+    ids=[
+        *"truncated empty list null foreign status nan other-trial binary".split(),
+        *("=".join(map(str, *change.items())) for change in WRONG),
+        "deep",
+    ],
 )
-def test_a_damaged_file_is_set_aside_and_named_and_the_rest_read(ledger, content, caplog):
+def test_finding_7_7_a_damaged_file_is_set_aside_and_the_rest_read(ledger, content, caplog):
     ledger.write(make_row(1))
     ledger.write(make_row(2))
     damaged = f"{ledger.trials.path}/{make_row(5).trial_id}.json"
     with open(damaged, "wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
     assert ledger.rows() == [make_row(1), make_row(2)]
-    assert damaged in caplog.text and ".damaged" in caplog.text
+    assert damaged in caplog.text
+    assert os.path.exists(damaged), "who only reads changes nothing"
+    assert ledger.rows(mend=True) == [make_row(1), make_row(2)]
+    assert ".damaged" in caplog.text
     assert os.path.exists(damaged + ".damaged") and not os.path.exists(damaged)
     caplog.clear()
     assert ledger.rows() == [make_row(1), make_row(2)]
