@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning.checkpoint import ModelInfo, load, save
-    from pruning.cost import Cost
     from pruning.errors import UserError
-    from pruning.graph import ChannelGraph, Group, Keep, Layer
+    from pruning.graph.channel_graph import ChannelGraph, Group, Keep, Layer
+    from pruning.graph.cost import Cost
+    from pruning.graph.surgery import cut
+    from pruning.graph.tracing import trace
+    from pruning.graph.widths import Lattice, lattice, uniform
     from pruning.pipeline import Slimmed, prune
-    from pruning.surgery import cut
-    from pruning.tracer import trace
-    from pruning.widths import Lattice, lattice, uniform
 
 _HOME = {
-    "ModelInfo": "checkpoint",
-    "load": "checkpoint",
-    "save": "checkpoint",
-    "Cost": "cost",
-    "UserError": "errors",
-    "ChannelGraph": "graph",
-    "Group": "graph",
-    "Keep": "graph",
-    "Layer": "graph",
-    "Slimmed": "pipeline",
-    "prune": "pipeline",
-    "cut": "surgery",
-    "trace": "tracer",
-    "Lattice": "widths",
-    "lattice": "widths",
-    "uniform": "widths",
+    "ModelInfo": "pruning.checkpoint",
+    "load": "pruning.checkpoint",
+    "save": "pruning.checkpoint",
+    "Cost": "pruning.graph.cost",
+    "UserError": "pruning.errors",
+    "ChannelGraph": "pruning.graph.channel_graph",
+    "Group": "pruning.graph.channel_graph",
+    "Keep": "pruning.graph.channel_graph",
+    "Layer": "pruning.graph.channel_graph",
+    "Slimmed": "pruning.pipeline",
+    "prune": "pruning.pipeline",
+    "cut": "pruning.graph.surgery",
+    "trace": "pruning.graph.tracing",
+    "Lattice": "pruning.graph.widths",
+    "lattice": "pruning.graph.widths",
+    "uniform": "pruning.graph.widths",
 }
 
 __all__ = [
@@ -60,4 +60,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pruning' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pruning.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import surgery, uri, zoo
+from pruning import uri, zoo
 from pruning.errors import UserError
+from pruning.graph import surgery
 
 FORMAT = 1
 

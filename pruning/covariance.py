@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from pruning.compensate import Moments
 from pruning.errors import UserError
 from pruning.evaluation import evaluation_mode
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.images import Batches
 
 POSITIONS = 64

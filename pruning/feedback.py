@@ -23,7 +23,7 @@ from pruning.covariance import LAYER_CALLS, Filter
 from pruning.errors import UserError
 from pruning.evaluation import evaluation_mode
 from pruning.folding import norms_after
-from pruning.graph import ChannelGraph, Keep
+from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.images import Batches
 from pruning.pairs import (
     IN_PLACE,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning.evaluation import evaluation_mode
-from pruning.graph import ChannelGraph, Keep
-from pruning.labels import tensors_in
+from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph.labels import tensors_in
 from pruning.variance import taps_of
 
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from pruning import feedback
 from pruning.errors import UserError
+from pruning.graph.surgery import cut
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.images import Batches
 from pruning.layout import accepting, settle
 from pruning.methods import Method, Problem, State, get
 from pruning.statistics import recalibrate
-from pruning.surgery import cut
-from pruning.tracer import trace
-from pruning.widths import lattice
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
 

@@ -13,9 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from pruning.evaluation import evaluation_mode, mean_loss
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.masking import masked
 from pruning.images import Batch, Batches
-from pruning.masks import masked
 from pruning.scores import per_unit
 
 HUGE = 1e6  # stands for a loss that is not finite: interpolation needs numbers

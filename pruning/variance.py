@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pruning.covariance import POSITIONS, Filter, _Calls, patches, thinning
 from pruning.evaluation import evaluation_mode
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.images import Batch
 from pruning.scores import per_unit
 

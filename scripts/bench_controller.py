@@ -11,9 +11,9 @@ import numpy as np
 from benchmark import emit
 
 from pruning import zoo
-from pruning.cost import Cost
-from pruning.tracer import trace
-from pruning.widths import lattice
+from pruning.graph.cost import Cost
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from search.candidate import Outcome
 from search.ledger import Ledger
 from search.space import WidthProposal

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from pruning import zoo
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.cpmc import CPMC
-from pruning.tracer import trace
-from pruning.widths import lattice
 
 MACS, PARAMS = 106.7e6, 1.04e6  # quoted by a third party beside 93.40 % (base 93.90 %)
 GRID = (np.arange(41) / 20).tolist()  # of a and of b: 0 to 2 in steps of 0.05

@@ -24,8 +24,8 @@ from benchmark import emit, table
 from torch import nn
 
 from pruning import ModelInfo, checkpoint, cut, lattice, trace, uniform
-from pruning.cost import Cost
-from pruning.widths import fit
+from pruning.graph.cost import Cost
+from pruning.graph.widths import fit
 from pruning.zoo import resolve
 from search import deploy, results, storage
 

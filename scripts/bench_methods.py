@@ -24,10 +24,10 @@ from benchmark import emit, table
 from pruning import methods, pipeline
 from pruning.evaluation import evaluate
 from pruning.finetune import Recipe, finetune
+from pruning.graph.surgery import cut
+from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.statistics import recalibrate
-from pruning.surgery import cut
-from pruning.widths import lattice
 
 COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned", "distilled")
 

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from pruning import methods, pipeline
 from pruning.evaluation import evaluate, mean_loss
+from pruning.graph.widths import lattice
 from pruning.images import Batches
 from pruning.methods import Problem
-from pruning.widths import lattice
 
 
 def main() -> None:

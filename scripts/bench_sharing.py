@@ -21,7 +21,7 @@ from benchmark import emit, table
 
 from pruning import Cost, cut, lattice, trace, uniform
 from pruning.finetune import Recipe, finetune
-from pruning.widths import fit
+from pruning.graph.widths import fit
 from pruning.zoo import resolve
 
 

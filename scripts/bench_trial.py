@@ -25,9 +25,9 @@ from benchmark import emit, table
 from rich.console import Console
 
 from pruning import methods
+from pruning.graph.surgery import cut
+from pruning.graph.widths import fit, uniform
 from pruning.statistics import recalibrate
-from pruning.surgery import cut
-from pruning.widths import fit, uniform
 from search import base as base_model
 from search import config as configuration
 from search import runner, trial

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from surface import EPOCHS, Surface
 
 from pruning import zoo
-from pruning.cost import Cost
-from pruning.graph import ChannelGraph
-from pruning.tracer import trace
-from pruning.widths import fit, lattice, uniform
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.cost import Cost
+from pruning.graph.tracing import trace
+from pruning.graph.widths import fit, lattice, uniform
 from search import pareto
 from search.candidate import Candidate, Outcome, Seed
 from search.ledger import Ledger, Row

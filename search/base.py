@@ -18,11 +18,11 @@ from pruning import checkpoint, uri, zoo
 from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.finetune import finetune
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.layout import settle
 from pruning.methods import Problem, State
-from pruning.tracer import trace
-from pruning.widths import lattice
 from search import cluster, data, reach, states
 from search.options import Config, SearchConfig
 from search.validation import method_names

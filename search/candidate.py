@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning.cost import Cost
+from pruning.graph.cost import Cost
 from search.ledger import Row, Status
 
 _NESTED = ("scalars", "params")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from pruning.cost import Cost
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph
-from pruning.tracer import trace
-from pruning.widths import Lattice, lattice, uniform
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.cost import Cost
+from pruning.graph.tracing import trace
+from pruning.graph.widths import Lattice, lattice, uniform
 from search import quantity
 
 

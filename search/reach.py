@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pruning.cost import Cost
 from pruning.errors import UserError
+from pruning.graph.cost import Cost
+from pruning.graph.widths import Lattice
 from pruning.methods import Problem
-from pruning.widths import Lattice
 from search import quantity
 from search.candidate import Limits
 from search.options import SearchConfig

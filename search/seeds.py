@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pruning import methods
+from pruning.graph.widths import fit, uniform
 from pruning.methods import Problem, State
-from pruning.widths import fit, uniform
 from search.base import PATH
 from search.candidate import Seed
 from search.strata import even

@@ -19,10 +19,10 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from pruning.cost import Cost
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph
-from pruning.widths import Lattice, fit
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.cost import Cost
+from pruning.graph.widths import Lattice, fit
 from search.reach import mac_range
 
 RATIO = "ratio"

@@ -16,7 +16,7 @@ from torch import nn
 from pruning import methods, uri
 from pruning.errors import UserError
 from pruning.evaluation import evaluate
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.images import Images
 from pruning.methods import State
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from pruning.cost import Cost
-from pruning.widths import Lattice
+from pruning.graph.cost import Cost
+from pruning.graph.widths import Lattice
 from search import pareto, samplers
 from search.candidate import Candidate, Limits, Outcome, Seed
 from search.ledger import Ledger, Row, arch_hash, trial_id

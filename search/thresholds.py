@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from pruning.cost import Cost
 from pruning.errors import UserError
-from pruning.widths import Lattice
+from pruning.graph.cost import Cost
+from pruning.graph.widths import Lattice
 from search.reach import mac_range
 from search.space import (
     KIND,

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning.graph.surgery import cut
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Batches, Method, Problem, State
-from pruning.surgery import cut
-from pruning.tracer import trace
-from pruning.widths import lattice
 
 
 def random_batches(shape: Sequence[int], classes: int = 10, count: int = 2) -> Batches:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, spend
 from pruning.sensitivity import LossCurves, first_images, loss_curves, taylor_ranks
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.methods.base import (
     Batches,
     Method,

@@ -9,7 +9,7 @@ from torch import nn
 
 from pruning import gaincurve
 from pruning.gaincurve import GainCurves
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.images import Batches
 from pruning.methods.base import Method, Problem, State
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.widths import fill, fit, uniform
 from pruning.methods.base import Batches, Method, Problem, State, global_threshold
 from pruning.scores import weight_sums
-from pruning.widths import fill, fit, uniform
 
 
 class Uniform(Method):

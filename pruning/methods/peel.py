@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.widths import fill, fit, uniform
 from pruning.methods.base import (
     Batches,
     Method,
@@ -20,7 +21,6 @@ from pruning.methods.base import (
     global_threshold,
 )
 from pruning.norms import bn_scales
-from pruning.widths import fill, fit, uniform
 
 FLOOR = 0.1  # the threshold's backbone keeps this share of every group
 

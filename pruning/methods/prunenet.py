@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.cost import Cost
 from pruning.covariance import POSITIONS
 from pruning.folding import fold_means, norms_after
 from pruning.gates import GatedNetwork, balanced_gamma, learn_gates
-from pruning.graph import ChannelGraph, Keep
+from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph.cost import Cost
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, global_threshold
 from pruning.sensitivity import first_images
 from pruning.variance import channel_moments, filtered_variance

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from pruning.graph import ChannelGraph, Keep
-from pruning.tracer import trace
+from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph.tracing import trace
 from pruning.zoo import resolve
 
 SHAPES: dict[str, tuple[int, int, int]] = {

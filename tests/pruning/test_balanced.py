@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.balanced import (
     Balanced,
@@ -21,8 +23,6 @@ from pruning.methods.balanced import (
 )
 from pruning.methods.base import spend
 from pruning.sensitivity import LossCurves
-from pruning.tracer import trace
-from pruning.widths import lattice
 from tests.pruning import models
 
 GIVES = torch.tensor([0.1, 0.7, 0.02, 1.5, 0.3, 0.05, 0.9, 0.4])  # per channel, to logit 0

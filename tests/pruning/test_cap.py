@@ -10,11 +10,11 @@ from torch import nn
 from pruning.compensate import residual
 from pruning.covariance import input_moments
 from pruning.folding import norms_after
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Problem, get
 from pruning.methods.cap import compensated, structural
-from pruning.tracer import trace
 from pruning.variance import taps_of
-from pruning.widths import lattice
 from tests.pruning import models
 
 

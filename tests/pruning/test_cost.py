@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from pruning.cost import Cost
-from pruning.surgery import cut
+from pruning.graph.cost import Cost
+from pruning.graph.surgery import cut
 from tests.pruning import models
 
 

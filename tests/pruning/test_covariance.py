@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pruning import covariance
 from pruning.covariance import Filter, Sums, input_moments, outputs, patches
 from pruning.errors import UserError
-from pruning.tracer import trace
+from pruning.graph.tracing import trace
 
 FILTERS = [
     Filter((3, 3), (1, 1), (1, 1)),

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.cpmc import CPMC
-from pruning.tracer import trace
-from pruning.widths import lattice
 from tests.pruning import models
 
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from pruning import methods, pipeline
 from pruning.evaluation import evaluate
+from pruning.graph.widths import fit, lattice, uniform
 from pruning.images import Batches, ImageSet
 from pruning.methods import Problem
 from pruning.pipeline import REPAIRS
 from pruning.statistics import recalibrate
-from pruning.widths import fit, lattice, uniform
 from pruning.zoo import resolve
 from tests.pruning.fake_gpu import GPU, fake_gpu, to
 from tests.pruning.models import SHAPES, graph, images, model

@@ -6,19 +6,19 @@ import copy
 from typing import Any
 
 import numpy as np
+import pruning.tracer
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning.tracer
 from pruning.errors import UserError
 from pruning.finetune import Recipe, finetune
+from pruning.graph.surgery import cut, resize
+from pruning.graph.tracing import trace
 from pruning.images import ImageSet
 from pruning.layout import settle
 from pruning.pipeline import prune
-from pruning.surgery import cut, resize
-from pruning.tracer import trace
 from pruning.zoo import resolve
 
 

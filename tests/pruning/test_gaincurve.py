@@ -10,10 +10,10 @@ from torch import nn
 from pruning.compensate import Reader, greedy_order
 from pruning.covariance import input_moments
 from pruning.gaincurve import GainCurves, allocate, gain_curves
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods.base import Problem
-from pruning.tracer import trace
-from pruning.widths import lattice
 from tests.pruning import models
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.graph import ChannelGraph
-from pruning.tracer import trace
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.tracing import trace
 from tests.pruning import models
 
 

@@ -7,9 +7,9 @@ import pytest
 from torch import nn
 
 from pruning import methods
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.widths import fill
 from pruning.methods import Batches, Method, Problem, State
-from pruning.widths import fill
 from tests.method_contract import check_method
 from tests.pruning import models
 

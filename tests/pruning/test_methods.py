@@ -12,10 +12,10 @@ import torch
 
 from pruning import methods, pipeline
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.surgery import cut
+from pruning.graph.widths import lattice
 from pruning.methods import Method, Problem, State
-from pruning.surgery import cut
-from pruning.widths import lattice
 from tests.pruning import models
 
 NETWORKS = ["resnet20", "vgg16_bn", "mobilenet_v2", "torchvision:resnet50"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.base import floored, global_threshold
 from pruning.methods.peel import FLOOR, Peel, grow, kept_means
 from pruning.norms import bn_scales
-from pruning.tracer import trace
-from pruning.widths import lattice
 from tests.pruning import models
 
 NETWORKS = ["resnet20", "vgg16_bn", "mobilenet_v2"]

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from pruning.folding import norms_after
 from pruning.gates import GatedNetwork, balanced_gamma, learn_gates
-from pruning.graph import ChannelGraph, Keep
+from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph.surgery import cut
+from pruning.graph.tracing import trace
+from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.prunenet import PruneNet
-from pruning.surgery import cut
-from pruning.tracer import trace
 from pruning.variance import channel_moments, filtered_variance
-from pruning.widths import lattice
 from tests.pruning import models
 
 DEAD = 3

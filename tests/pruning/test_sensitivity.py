@@ -9,10 +9,10 @@ from scipy.stats import rankdata
 from torch.nn import functional as F
 
 from pruning.evaluation import mean_loss
-from pruning.graph import ChannelGraph, Keep
-from pruning.masks import masked
+from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph.masking import masked
+from pruning.graph.surgery import cut
 from pruning.sensitivity import LossCurves, first_images, loss_curves, taylor_ranks
-from pruning.surgery import cut
 from tests.pruning import models
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

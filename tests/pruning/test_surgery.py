@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.graph import ChannelGraph, Keep
-from pruning.surgery import cut, cut_state, resize
-from pruning.widths import lattice
+from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph.surgery import cut, cut_state, resize
+from pruning.graph.widths import lattice
 from pruning.zoo import resolve
 from tests.pruning import models
 

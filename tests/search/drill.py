@@ -20,7 +20,7 @@ import numpy as np
 
 from pruning import uri
 from pruning.finetune import Recipe
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from search import base as base_model
 from search import cluster, final, pareto, runner, trainings, trial
 from search import config as configuration

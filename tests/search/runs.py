@@ -10,7 +10,7 @@ import numpy as np
 
 from pruning import checkpoint
 from pruning.checkpoint import ModelInfo
-from pruning.surgery import cut
+from pruning.graph.surgery import cut
 from pruning.zoo import resolve
 from search import export, pareto, record, storage
 from search.final import Member

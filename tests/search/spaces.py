@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 
 from pruning import zoo
-from pruning.cost import Cost
-from pruning.graph import ChannelGraph
-from pruning.tracer import trace
-from pruning.widths import Lattice, lattice
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.cost import Cost
+from pruning.graph.tracing import trace
+from pruning.graph.widths import Lattice, lattice
 
 
 @dataclass(frozen=True)

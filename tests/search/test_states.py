@@ -13,9 +13,9 @@ from torch import nn
 
 from pruning import methods, zoo
 from pruning.evaluation import evaluate
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.tracing import trace
 from pruning.images import ImageSet
-from pruning.tracer import trace
 from search import states
 
 

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pruning.errors import UserError
-from pruning.widths import fit, uniform
+from pruning.graph.widths import fit, uniform
 from search import pareto
 from search.candidate import Candidate, Limits, Outcome, Seed
 from search.ledger import Ledger, arch_hash

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 
 CHUNK = 512  # rows at a time: keeps the temporaries in the cache
 

@@ -20,10 +20,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.graph import ChannelGraph, Group, Layer
-from pruning.labels import FIXED, Key, Record, labels_of, start, tensors_in
-from pruning.operations import understood
-from pruning.surgery import cut
+from pruning.graph.channel_graph import ChannelGraph, Group, Layer
+from pruning.graph.labels import FIXED, Key, Record, labels_of, start, tensors_in
+from pruning.graph.rules import understood
+from pruning.graph.surgery import cut
 from pruning.twins import named_tensors, twin
 
 SMALL = 2**35  # weights × pixels of an image, more than there are MACs

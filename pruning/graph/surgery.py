@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from pruning.graph import ChannelGraph, Keep
+from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.twins import named_tensors, twin
 
 

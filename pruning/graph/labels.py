@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.graph import Layer
+from pruning.graph.channel_graph import Layer
 
 FIXED = 0
 Key = tuple[str, int]

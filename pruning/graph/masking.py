@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.cost import Cost
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.cost import Cost
 
 STEPS = 8  # the automatic divisor leaves at least this many widths per group
 WIDEST = 8  # and is at most this: what tensor cores and vector units like

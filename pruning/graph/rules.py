@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.labels import Record, all_fixed, along, labels_of, spread, tensors_in
+from pruning.graph.labels import Record, all_fixed, along, labels_of, spread, tensors_in
 
 ELEMENTWISE = set(
     """add radd iadd sub rsub isub mul rmul imul div truediv rtruediv itruediv neg pow sqrt rsqrt
