@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pruning.compensate import Moments
+from pruning.data.images import Batches
 from pruning.errors import UserError
 from pruning.evaluation import evaluation_mode
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.images import Batches
 
 POSITIONS = 64
 """Output positions per image that count: neighbouring ones say nearly the same."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.data.images import Batches
 from pruning.errors import UserError
-from pruning.images import Batches
 
 
 def evaluate(model: nn.Module, batches: Batches) -> float:

@@ -20,11 +20,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from pruning.covariance import LAYER_CALLS, Filter
+from pruning.data.images import Batches
 from pruning.errors import UserError
 from pruning.evaluation import evaluation_mode
 from pruning.folding import norms_after
 from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.images import Batches
 from pruning.pairs import (
     IN_PLACE,
     Pair,

@@ -12,9 +12,9 @@ from itertools import islice
 import torch
 from torch import nn
 
+from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.evaluation import evaluate, evaluation_mode, mean_loss
-from pruning.images import Images
 from pruning.layout import settle
 from pruning.step import Step, benchmarking, capture, seeded
 
@@ -34,7 +34,7 @@ class Recipe:
         decay_all: Whether the penalty takes in biases and BN parameters too.
         label_smoothing: Share of the label spread over all classes (0 to below 1).
         warmup: Share of all steps in which the learning rate rises linearly (0 to 1).
-        augment: Augmentation by name (see pruning.images); auto is the set's own.
+        augment: Augmentation by name (see pruning.data.images); auto is the set's own.
         distill: Share of the loss that asks for the teacher's outputs (0 to 1); 0 is off.
         temperature: Softening of both outputs in that part of the loss.
         precision: fp32, bf16 (autocast), or auto: bf16 where the processor computes in it.

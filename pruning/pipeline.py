@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from pruning import feedback
+from pruning.data.images import Batches
 from pruning.errors import UserError
 from pruning.graph.surgery import cut
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
-from pruning.images import Batches
 from pruning.layout import accepting, settle
 from pruning.methods import Method, Problem, State, get
 from pruning.statistics import recalibrate

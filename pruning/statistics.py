@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruning.data.images import Batches
 from pruning.evaluation import evaluation_mode
-from pruning.images import Batches
 
 
 @torch.no_grad()

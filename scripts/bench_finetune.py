@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruning import Cost, cut, lattice, trace
+from pruning.data.images import ImageSet
 from pruning.finetune import Recipe, finetune
 from pruning.graph.widths import fill
-from pruning.images import ImageSet
 from pruning.zoo import resolve
 
 DIVISORS = (1, 4, 8, 16, 32)

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruning import methods, pipeline
+from pruning.data.images import Batches
 from pruning.evaluation import evaluate, mean_loss
 from pruning.graph.widths import lattice
-from pruning.images import Batches
 from pruning.methods import Problem
 
 

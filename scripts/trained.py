@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pruning.data.images import Images
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
-from pruning.images import Images
 from pruning.zoo import load_weights, resolve
 from search import data
 from search.data import DataConfig

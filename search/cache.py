@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pruning.data.streams import shorter_side
 from pruning.errors import UserError
-from pruning.streaming import shorter_side
 
 CHUNK = 512  # images decoded at a time: bounds memory, keeps all threads busy
 FORMAT = 1  # of the cache; raise it when decoding changes

@@ -15,7 +15,7 @@ import numpy as np
 from pruning.errors import UserError
 
 if TYPE_CHECKING:
-    from pruning.images import Images
+    from pruning.data.images import Images
     from search.decode import Source
 
 DIGITS_BASE: dict[str, Any] = {
@@ -127,7 +127,7 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
 
 def check(config: DataConfig) -> None:
     """UserError for settings that no images can meet; reads none."""
-    from pruning.images import augmentation
+    from pruning.data.images import augmentation
 
     _kind(config)
     _rule(config.val)

@@ -17,9 +17,9 @@ import torch
 from pyarrow import fs
 
 from pruning import uri
+from pruning.data.images import Images, ImageSet
+from pruning.data.streams import StreamSet
 from pruning.errors import UserError
-from pruning.images import Images, ImageSet
-from pruning.streaming import StreamSet
 from search.cache import CHUNK, cached
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from pruning import methods, uri
+from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.evaluation import evaluate
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.images import Images
 from pruning.methods import State
 
 FORMAT = "2"  # of these files

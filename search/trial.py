@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from pruning import checkpoint, methods, pipeline, uri
+from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
-from pruning.images import Images
 from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.pipeline import Slimmed

@@ -12,10 +12,10 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from pruning.data.images import Batches
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
-from pruning.images import Batches
 
 __all__ = [
     "Batches",

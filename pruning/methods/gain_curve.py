@@ -8,9 +8,9 @@ import numpy as np
 from torch import nn
 
 from pruning import gaincurve
+from pruning.data.images import Batches
 from pruning.gaincurve import GainCurves
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.images import Batches
 from pruning.methods.base import Method, Problem, State
 
 

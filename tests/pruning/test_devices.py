@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pruning import methods, pipeline
+from pruning.data.images import Batches, ImageSet
 from pruning.evaluation import evaluate
 from pruning.graph.widths import fit, lattice, uniform
-from pruning.images import Batches, ImageSet
 from pruning.methods import Problem
 from pruning.pipeline import REPAIRS
 from pruning.statistics import recalibrate

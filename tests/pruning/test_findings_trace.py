@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.data.images import ImageSet
 from pruning.errors import UserError
 from pruning.finetune import Recipe, finetune
 from pruning.graph.surgery import cut, resize
 from pruning.graph.tracing import trace
-from pruning.images import ImageSet
 from pruning.layout import settle
 from pruning.pipeline import prune
 from pruning.zoo import resolve

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning import step as step_module
+from pruning.data.images import ImageSet
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune, learning_rate, mean_loss
-from pruning.images import ImageSet
 from pruning.networks import digits
 from pruning.step import Step, capture
 

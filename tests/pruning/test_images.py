@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pruning.data.images import ImageSet
+from pruning.data.streams import StreamSet
 from pruning.errors import UserError
-from pruning.images import ImageSet
-from pruning.streaming import StreamSet
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

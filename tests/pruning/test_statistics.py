@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning.images import ImageSet
+from pruning.data.images import ImageSet
 from pruning.statistics import recalibrate
 
 

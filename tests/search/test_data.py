@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from pruning.data.images import ImageSet
+from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
-from pruning.images import ImageSet
 from pruning.networks import digits
-from pruning.streaming import StreamSet
 from search import cache
 from search.data import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from pruning import methods, zoo
+from pruning.data.images import ImageSet
 from pruning.evaluation import evaluate
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
-from pruning.images import ImageSet
 from search import states
 
 

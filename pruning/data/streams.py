@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pruning.images import Augment, Batch, Batches, Index, augmentation, normalisation
+from pruning.data.images import Augment, Batch, Batches, Index, augmentation, normalisation
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
