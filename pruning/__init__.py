@@ -9,19 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning.checkpoint import ModelInfo, load, save
     from pruning.errors import UserError
     from pruning.graph.channel_graph import ChannelGraph, Group, Keep, Layer
     from pruning.graph.cost import Cost
     from pruning.graph.surgery import cut
     from pruning.graph.tracing import trace
     from pruning.graph.widths import Lattice, lattice, uniform
+    from pruning.models.checkpoint import ModelInfo, load, save
     from pruning.pipeline import Slimmed, prune
 
 _HOME = {
-    "ModelInfo": "pruning.checkpoint",
-    "load": "pruning.checkpoint",
-    "save": "pruning.checkpoint",
+    "ModelInfo": "pruning.models.checkpoint",
+    "load": "pruning.models.checkpoint",
+    "save": "pruning.models.checkpoint",
     "Cost": "pruning.graph.cost",
     "UserError": "pruning.errors",
     "ChannelGraph": "pruning.graph.channel_graph",

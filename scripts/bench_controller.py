@@ -10,10 +10,10 @@ import time
 import numpy as np
 from benchmark import emit
 
-from pruning import zoo
 from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
+from pruning.models import registry
 from search.candidate import Outcome
 from search.ledger import Ledger
 from search.space import WidthProposal
@@ -23,7 +23,7 @@ from search.study import Study
 
 def controller(trials: int = 1000, timed: int = 60) -> None:
     """CPU time of a proposal and its result at 1,000 trials of a network with 57 groups."""
-    graph = trace(zoo.resolve("resnet110"), (3, 32, 32))
+    graph = trace(registry.resolve("resnet110"), (3, 32, 32))
     cost, lat = Cost(graph), lattice(graph, None, 0.1)
     for offsets in ("auto", "group"):
         space = WidthProposal(graph, cost, lat, low=1e-6, offsets=offsets)

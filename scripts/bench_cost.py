@@ -13,7 +13,7 @@ from benchmark import emit, interleaved_s, table
 from threadpoolctl import threadpool_limits
 
 from pruning import Cost, trace
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 
 VECTORS = 200_000
 NETWORKS = {

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from pruning import zoo
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.cpmc import CPMC
+from pruning.models import registry
 
 MACS, PARAMS = 106.7e6, 1.04e6  # quoted by a third party beside 93.40 % (base 93.90 %)
 GRID = (np.arange(41) / 20).tolist()  # of a and of b: 0 to 2 in steps of 0.05
@@ -29,8 +29,8 @@ GRID = (np.arange(41) / 20).tolist()  # of a and of b: 0 to 2 in steps of 0.05
 
 def measure(weights: Path, divisor: int = 1, grid: Sequence[float] = GRID) -> dict[str, Any]:
     """The a, b of the grid (which has 1) whose network comes closest to the quoted parameters."""
-    net = zoo.resolve("vgg16_bn")
-    zoo.load_weights(net, weights)
+    net = registry.resolve("vgg16_bn")
+    registry.load_weights(net, weights)
     graph = trace(net.eval(), (3, 32, 32))
     method, problem = CPMC(), Problem(graph, lattice(graph, divisor))
     state = method.prepare(net, graph, [])

@@ -23,10 +23,11 @@ import torch
 from benchmark import emit, table
 from torch import nn
 
-from pruning import ModelInfo, checkpoint, cut, lattice, trace, uniform
+from pruning import ModelInfo, cut, lattice, trace, uniform
 from pruning.graph.cost import Cost
 from pruning.graph.widths import fit
-from pruning.zoo import resolve
+from pruning.models import checkpoint
+from pruning.models.registry import resolve
 from search import deploy, results, storage
 
 # network: input shape

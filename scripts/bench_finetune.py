@@ -23,7 +23,7 @@ from pruning import Cost, cut, lattice, trace
 from pruning.data.images import ImageSet
 from pruning.finetune import Recipe, finetune
 from pruning.graph.widths import fill
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 
 DIVISORS = (1, 4, 8, 16, 32)
 

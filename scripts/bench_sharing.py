@@ -22,7 +22,7 @@ from benchmark import emit, table
 from pruning import Cost, cut, lattice, trace, uniform
 from pruning.finetune import Recipe, finetune
 from pruning.graph.widths import fit
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 
 
 def train(

@@ -16,7 +16,7 @@ from benchmark import emit, interleaved_s, table
 from torch import nn
 
 from pruning import cut, trace
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 
 NETWORKS = {
     "torchvision:resnet50": (3, 224, 224),

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from surface import EPOCHS, Surface
 
-from pruning import zoo
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import fit, lattice, uniform
+from pruning.models import registry
 from search import pareto
 from search.candidate import Candidate, Outcome, Seed
 from search.ledger import Ledger, Row
@@ -55,7 +55,7 @@ class Bench:
     """ResNet-56 with its surface, and the judge of what a search has found."""
 
     def __init__(self) -> None:
-        self.graph: ChannelGraph = trace(zoo.resolve("resnet56"), (3, 32, 32))
+        self.graph: ChannelGraph = trace(registry.resolve("resnet56"), (3, 32, 32))
         self.cost, self.lat = Cost(self.graph), lattice(self.graph, None, 0.1)
         self.strata = Strata(self.cost.macs(self.lat.low) / self.cost.base_macs, 1.0)
         self.truth = Surface(noise=False)

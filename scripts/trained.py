@@ -10,7 +10,7 @@ from torch import nn
 from pruning.data.images import Images
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
-from pruning.zoo import load_weights, resolve
+from pruning.models.registry import load_weights, resolve
 from search import data
 from search.data import DataConfig
 

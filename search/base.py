@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning import checkpoint, uri, zoo
-from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
 from pruning.finetune import finetune
 from pruning.graph.channel_graph import ChannelGraph
@@ -23,6 +21,8 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.layout import settle
 from pruning.methods import Problem, State
+from pruning.models import checkpoint, files, registry
+from pruning.models.checkpoint import ModelInfo
 from search import cluster, data, reach, states
 from search.options import Config, SearchConfig
 from search.validation import method_names
@@ -57,7 +57,7 @@ class Base:
 
     def model(self, config: Config) -> nn.Module:
         """The whole network with its weights, on the CPU, in eval mode."""
-        net = zoo.resolve(self.info.model, self.info.args, trust=config.model.trust_factory)
+        net = registry.resolve(self.info.model, self.info.args, trust=config.model.trust_factory)
         net.load_state_dict({name: tensor(array) for name, array in self.weights.items()})
         return net.eval()
 
@@ -135,7 +135,7 @@ def store(base: Base, out: str) -> None:
     """Write the base model into the run at `out`, as `base.safetensors`."""
     tensors = {name: tensor(array) for name, array in base.weights.items()}
     metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
-    uri.write_tensors(uri.join(out, "base.safetensors"), tensors, metadata)
+    files.write_tensors(files.join(out, "base.safetensors"), tensors, metadata)
 
 
 def facts(base: Base, problem: Problem) -> dict[str, Any]:
@@ -163,14 +163,14 @@ def _build(
     config: Config, stored: str | None, train: data.Images, device: str, say: Callable[[str], None]
 ) -> tuple[nn.Module, float]:
     torch.manual_seed(config.seed)
-    net = zoo.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
+    net = registry.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
     if stored is not None:
         # the caller's network by the caller's consent, whatever the file names
         net = checkpoint.load(stored, base=net)
         _check_weights(net, config)
         return net, 0.0
     if config.model.weights is not None:
-        zoo.load_weights(net, config.model.weights)
+        registry.load_weights(net, config.model.weights)
     _check_classes(net.eval(), config, train)
     # before minutes of training or measuring
     reach.limits(config.search, problem(trace(net, train.shape), config.search))
@@ -192,7 +192,7 @@ def _check_weights(net: nn.Module, config: Config) -> None:
     if config.model.weights is None or config.model.weights.startswith("torchvision:"):
         return
     named = copy.deepcopy(net)
-    zoo.load_weights(named, config.model.weights)
+    registry.load_weights(named, config.model.weights)
     before, now = net.state_dict(), named.state_dict()
     if not all(torch.equal(tensor, now[name]) for name, tensor in before.items()):
         raise UserError(

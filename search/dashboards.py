@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pruning import uri
 from pruning.errors import UserError
+from pruning.models import files
 from search.ledger import Row
 from search.results import Results
 
@@ -91,8 +91,8 @@ def write_journal(run: Results) -> str:
         study_of(run.rows, run.record["base_macs"], name, storage)
         with open(path, "rb") as file:
             data = file.read()
-    place = uri.join(run.place, JOURNAL)
-    uri.write(place, data)
+    place = files.join(run.place, JOURNAL)
+    files.write(place, data)
     return place
 
 

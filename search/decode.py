@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import torch
 from pyarrow import fs
 
-from pruning import uri
 from pruning.data.images import Images, ImageSet
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
+from pruning.models import files as uri
 from search.cache import CHUNK, cached
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from pruning import uri
-from pruning.checkpoint import ModelInfo
 from pruning.errors import UserError
+from pruning.models import files
+from pruning.models.checkpoint import ModelInfo
 from search import latency
 from search.latency import Latency
 
@@ -83,7 +83,7 @@ def deploy(
         size = os.path.getsize(path)
         if place is not None:
             with open(path, "rb") as file:
-                uri.write(place, file.read())
+                files.write(place, file.read())
     return Deployed(place or "", size, deviation, times)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pruning import uri
+from pruning.models import files
 from search import pareto, storage
 from search.final import Member
 from search.ledger import Row
@@ -55,7 +55,7 @@ def export(
         storage.write_atomic(run / "frontier.png", picture(table, rows, record))
         return known
     for rank, member in enumerate(members):
-        data, folder = uri.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
+        data, folder = files.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
         model = folder / "model.safetensors"
         if storage.exists(model) and storage.read_bytes(model) != data:
             lost += len(storage.list_files(folder)) > 1
@@ -129,7 +129,7 @@ def frontier_table(out: str, members: Sequence[Member], base_macs: int) -> pa.Ta
                 "top1_test_std": _std(test),
                 "seeds": len(member.trainings),
                 "epochs": best.epochs,
-                "checkpoint": uri.join(out, "points", f"{rank:03d}", "model.safetensors"),
+                "checkpoint": files.join(out, "points", f"{rank:03d}", "model.safetensors"),
             }
         )
     return pa.Table.from_pylist(records, schema=SCHEMA)

@@ -159,16 +159,16 @@ def read_base_latency(place: str) -> dict[str, Any]:
 
 def base_checkpoint(place: str | os.PathLike[str]) -> str:
     """Address of the run's base model."""
-    from pruning import uri
+    from pruning.models import files
 
-    return uri.join(place, "base.safetensors")
+    return files.join(place, "base.safetensors")
 
 
 def point_checkpoint(place: str | os.PathLike[str], rank: int) -> str:
     """Address of a point's model."""
-    from pruning import uri
+    from pruning.models import files
 
-    return uri.join(place, "points", f"{rank:03d}", "model.safetensors")
+    return files.join(place, "points", f"{rank:03d}", "model.safetensors")
 
 
 def accuracy(point: Mapping[str, Any]) -> float | None:
@@ -185,7 +185,7 @@ def _comparison(place: str) -> list[Point]:
 
 
 def _base_widths(place: str, record: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, int]:
-    from pruning import checkpoint
+    from pruning.models import checkpoint
 
     try:
         return checkpoint.info(base_checkpoint(place)).widths

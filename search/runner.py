@@ -12,8 +12,8 @@ import ray
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
-from pruning import uri
 from pruning.errors import UserError
+from pruning.models import files
 from search import base as base_model
 from search import (
     checks,
@@ -183,7 +183,7 @@ def base_of(
     """The base model by a task with a trial's resources; an earlier session's if there is one."""
     file = storage.open_uri(config.out) / "base.safetensors"
     stored = before is not None and storage.exists(file)
-    known = uri.join(config.out, "base.safetensors") if stored else None
+    known = files.join(config.out, "base.safetensors") if stored else None
     if known is None and config.model.weights is None:
         say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
     try:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import methods, uri
+from pruning import methods
 from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.evaluation import evaluate
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.methods import State
+from pruning.models import files
 
 FORMAT = "2"  # of these files
 BATCH = 256
@@ -61,7 +62,7 @@ def _kept(
     place = _folder() / f"{name}-{_digest(key, net, graph, images)}.safetensors"
     if place.is_file():
         try:
-            tensors, metadata = uri.read_tensors(place)
+            tensors, metadata = files.read_tensors(place)
             if metadata.get("slimfront_state") == FORMAT:
                 state = {key: tensor.numpy() for key, tensor in tensors.items()}
                 return state, float(metadata["seconds"])
@@ -73,7 +74,7 @@ def _kept(
     seconds = time.perf_counter() - began
     stored = {key: torch.from_numpy(np.array(array, order="C")) for key, array in state.items()}
     try:
-        uri.write_tensors(place, stored, {"slimfront_state": FORMAT, "seconds": repr(seconds)})
+        files.write_tensors(place, stored, {"slimfront_state": FORMAT, "seconds": repr(seconds)})
     except UserError as error:
         logger.warning("%s; the measurement is not kept", error)
     return state, seconds

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from pruning import uri
 from pruning.errors import UserError
+from pruning.models import files
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Location:
 
 def open_uri(address: str | os.PathLike[str]) -> Location:
     """Location of a local path or of a URI (file://, s3://, gs://, ...); UserError if unknown."""
-    filesystem, path = uri.filesystem(address)
+    filesystem, path = files.filesystem(address)
     return Location(filesystem, path.rstrip("/"))
 
 
@@ -50,7 +50,7 @@ def inside(run: str, address: str) -> str:
     """
     path = address.partition("?")[0] if "://" in address else address
     names = [name for name in path.split("/")[-2:] if name not in ("", ".", "..")]
-    return uri.join(run, *names) if names else ""
+    return files.join(run, *names) if names else ""
 
 
 def write_atomic(location: Location, data: bytes) -> None:
@@ -59,7 +59,7 @@ def write_atomic(location: Location, data: bytes) -> None:
     Raises UserError, naming path and remedy, where it cannot be written.
     """
     if location.is_local:
-        uri.write(location.path, data)
+        files.write(location.path, data)
         return
     try:
         with location.filesystem.open_output_stream(location.path) as stream:

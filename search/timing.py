@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning import checkpoint
 from pruning.errors import UserError
+from pruning.models import checkpoint
 from search import export, latency, results, storage
 
 PREFIX = "latency_"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from pruning import checkpoint, uri
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
+from pruning.models import checkpoint, files
 from search import cluster, interrupt, storage
 from search.base import SCORING_BATCH, Base
 from search.ledger import Row
@@ -208,7 +208,7 @@ def _attempt(work: Workshop, row: Row, k: int, recipe: Recipe) -> Training:
         pass
     val = work.score(slimmed.model)
     test = evaluate(slimmed.model, work.test.batches(SCORING_BATCH))
-    place = uri.join(config.out, "finals", f"{row.trial_id}-{k}-{epochs:g}.safetensors")
+    place = files.join(config.out, "finals", f"{row.trial_id}-{k}-{epochs:g}.safetensors")
     save(work, slimmed.model, slimmed.widths, place, top1_val=val, top1_test=test)
     return Training(seed, val, test, epochs, time.perf_counter() - began, place)
 

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import checkpoint, methods, pipeline, uri
+from pruning import methods, pipeline
 from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
 from pruning.layout import settle
 from pruning.methods import Problem, State
+from pruning.models import checkpoint, files
 from pruning.pipeline import Slimmed
 from search import data, latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
@@ -172,7 +173,7 @@ def _attempt(
             report["curve"] = [*report["curve"], report["top1_val"]]
             if i < math.ceil(epochs):  # the last one reports below, with its status
                 yield report | {"wall_s": time.perf_counter() - began}
-    place = uri.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
+    place = files.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
     report["checkpoint"] = save(work, model, widths, place, top1_val=report["top1_val"])
     yield report | {"status": "complete", "wall_s": time.perf_counter() - began}
 

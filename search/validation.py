@@ -68,10 +68,10 @@ def _validate_model(name: str) -> None:
     """The zoo's names; others take an import of what they name."""
     if ":" in name.removeprefix("zoo:"):
         return
-    from pruning import zoo
+    from pruning.models import registry
 
-    if name.removeprefix("zoo:") not in zoo.registry():
-        zoo.resolve(name)  # says which names are close
+    if name.removeprefix("zoo:") not in registry.registry():
+        registry.resolve(name)  # says which names are close
 
 
 def _validate_recipe(options: RecipeConfig, part: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pruning import ModelInfo, save, trace
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 from search.cli import COMMANDS, main
 
 README = Path(__file__).resolve().parent.parent / "README.md"

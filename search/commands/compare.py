@@ -99,11 +99,11 @@ def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
 
     UserError where the run names some that the caller has not given.
     """
-    from pruning import zoo
+    from pruning.models import registry
     from search.validation import is_local
 
     model, data = settings.model, settings.data
-    if zoo.runs_code(model.name) and not options.trust_factory:
+    if registry.runs_code(model.name) and not options.trust_factory:
         raise UserError(
             f"{place} is a run of {model.name}, which runs code of that module; "
             "--trust_factory true allows it, if you trust it"

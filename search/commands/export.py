@@ -93,7 +93,8 @@ def _models(
     place: str, options: ExportOptions, chosen: choose.ChooseOptions, quiet: bool
 ) -> list[Record]:
     """Export the points one after the other; a file that is there agrees with its model."""
-    from pruning import checkpoint, uri
+    from pruning.models import checkpoint
+    from pruning.models import files as uri
     from search import deploy, results
 
     assert options.format is not None

@@ -50,7 +50,7 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
         config = configs.from_dict(configs.read(subject), subject)
     model, shape, limits = _merge(subject, options, config)
 
-    from pruning.zoo import resolve
+    from pruning.models.registry import resolve
     from search import profiling
 
     network = resolve(model.name, model.args, trust=model.trust_factory)

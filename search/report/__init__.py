@@ -8,7 +8,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from pruning import uri
+from pruning.models import files as uri
 from search import results
 from search.report import charts, frontier_chart, tables
 from search.report.importance import FEWEST, importance

@@ -9,7 +9,7 @@ from torch import nn
 
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.tracing import trace
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 
 SHAPES: dict[str, tuple[int, int, int]] = {
     "digits": (1, 8, 8),

@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pruning import ChannelGraph, checkpoint, cut, trace, uri, zoo
-from pruning.checkpoint import ModelInfo
+from pruning import ChannelGraph, cut, trace
 from pruning.errors import UserError
+from pruning.models import checkpoint, files, registry
+from pruning.models.checkpoint import ModelInfo
 
 CASES = {
     "digits": (1, 8, 8),
@@ -43,7 +44,7 @@ def slim(spec: str, shape: tuple[int, ...]) -> tuple[nn.Module, ModelInfo]:
     """A network cut to a random half of its channels, with statistics that matter."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    base = zoo.resolve(spec, {"num_classes": 5})
+    base = registry.resolve(spec, {"num_classes": 5})
     for module in base.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.get_buffer("running_mean"), std=0.1)
@@ -141,15 +142,15 @@ def test_file_uri(small: Path, tmp_path: Path) -> None:
     address = f"file://{tmp_path}/new/folder/model.safetensors"
     checkpoint.save(checkpoint.load(small), address, checkpoint.info(small))
     assert checkpoint.info(address) == checkpoint.info(small)
-    state = uri.read_tensors(small)[0]
-    assert all(torch.equal(t, state[n]) for n, t in uri.read_tensors(address)[0].items())
+    state = files.read_tensors(small)[0]
+    assert all(torch.equal(t, state[n]) for n, t in files.read_tensors(address)[0].items())
     assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["model.safetensors"]
 
 
 def test_failed_write_leaves_the_old_file(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = small.read_bytes()
     model, information = checkpoint.load(small), checkpoint.info(small)
-    disk, path = uri.filesystem(small)
+    disk, path = files.filesystem(small)
 
     class FullDisk:
         """The local disk, full at the moment the finished file would take its place."""
@@ -161,7 +162,7 @@ def test_failed_write_leaves_the_old_file(small: Path, monkeypatch: pytest.Monke
             assert disk.get_file_info(src).size == len(before)
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(uri, "filesystem", lambda _: (FullDisk(), path))
+    monkeypatch.setattr(files, "filesystem", lambda _: (FullDisk(), path))
     with pytest.raises(UserError, match="No space left"):
         checkpoint.save(model, small, information)
     assert small.read_bytes() == before
@@ -178,10 +179,10 @@ def test_truncated_file(size: int, small: Path) -> None:
 
 def rewrite(path: Path, **changes: object) -> None:
     """Change fields of a file's ModelInfo; None takes one away."""
-    state, metadata = uri.read_tensors(path)
+    state, metadata = files.read_tensors(path)
     fields = json.loads(metadata["info"]) | changes
     fields = {name: value for name, value in fields.items() if value is not None}
-    uri.write_tensors(path, state, metadata | {"info": json.dumps(fields)})
+    files.write_tensors(path, state, metadata | {"info": json.dumps(fields)})
 
 
 @pytest.mark.parametrize(
@@ -205,11 +206,11 @@ def test_file_that_contradicts_itself(changes: dict[str, object], words: str, sm
 
 
 def test_foreign_file_and_newer_format(small: Path) -> None:
-    state, metadata = uri.read_tensors(small)
-    uri.write_tensors(small, state, metadata | {"slimfront": "2"})
+    state, metadata = files.read_tensors(small)
+    files.write_tensors(small, state, metadata | {"slimfront": "2"})
     with pytest.raises(UserError, match="upgrade slimfront"):
         checkpoint.info(small)
-    uri.write_tensors(small, state, {"format": "pt"})
+    files.write_tensors(small, state, {"format": "pt"})
     with pytest.raises(UserError, match=r"model\.weights"):
         checkpoint.load(small)
     with pytest.raises(UserError, match="no file"):
@@ -217,9 +218,9 @@ def test_foreign_file_and_newer_format(small: Path) -> None:
 
 
 def test_missing_tensor(small: Path) -> None:
-    state, metadata = uri.read_tensors(small)
+    state, metadata = files.read_tensors(small)
     del state["layer1.0.conv1.weight"]
-    uri.write_tensors(small, state, metadata)
+    files.write_tensors(small, state, metadata)
     with pytest.raises(UserError, match=r"layer1\.0\.conv1"):
         checkpoint.load(small)
 
@@ -227,10 +228,10 @@ def test_missing_tensor(small: Path) -> None:
 def test_own_factory_needs_trust_or_a_base(small: Path) -> None:
     x = torch.randn(2, 1, 8, 8)
     expected = checkpoint.load(small)(x)
-    rewrite(small, model="pruning.networks:digits")
+    rewrite(small, model="pruning.models.cifar:digits")
     with pytest.raises(UserError, match="trust=True"):
         checkpoint.load(small)
-    base = zoo.resolve("digits", {"num_classes": 5})
+    base = registry.resolve("digits", {"num_classes": 5})
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     assert torch.equal(checkpoint.load(small, trust=True)(x), expected)
     assert torch.equal(checkpoint.load(small, base=base)(x), expected)

@@ -14,9 +14,9 @@ from pruning.data.images import Batches, ImageSet
 from pruning.evaluation import evaluate
 from pruning.graph.widths import fit, lattice, uniform
 from pruning.methods import Problem
+from pruning.models.registry import resolve
 from pruning.pipeline import REPAIRS
 from pruning.statistics import recalibrate
-from pruning.zoo import resolve
 from tests.pruning.fake_gpu import GPU, fake_gpu, to
 from tests.pruning.models import SHAPES, graph, images, model
 

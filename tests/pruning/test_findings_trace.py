@@ -18,8 +18,8 @@ from pruning.finetune import Recipe, finetune
 from pruning.graph.surgery import cut, resize
 from pruning.graph.tracing import trace
 from pruning.layout import settle
+from pruning.models.registry import resolve
 from pruning.pipeline import prune
-from pruning.zoo import resolve
 
 
 def conv_bn(inputs: int, outputs: int) -> nn.Sequential:

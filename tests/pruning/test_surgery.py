@@ -12,7 +12,7 @@ from torch import nn
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.surgery import cut, cut_state, resize
 from pruning.graph.widths import lattice
-from pruning.zoo import resolve
+from pruning.models.registry import resolve
 from tests.pruning import models
 
 

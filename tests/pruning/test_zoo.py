@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 from torchvision.transforms.functional import normalize, to_tensor
 
-from pruning import trace, zoo
+from pruning import trace
 from pruning.errors import UserError
+from pruning.models import registry
 
 # million MACs of conv and linear layers, million parameters
 SIZES = {
@@ -43,15 +44,15 @@ def image_shape(name: str) -> tuple[int, int, int]:
 
 
 def test_registry_lists_every_network() -> None:
-    assert set(zoo.registry()) == set(SIZES)
-    assert zoo.names()[: len(SIZES)] == tuple(zoo.registry())
-    assert "torchvision:resnet50" in zoo.names()
-    assert "torchvision:fcn_resnet50" not in zoo.names()
+    assert set(registry.registry()) == set(SIZES)
+    assert registry.names()[: len(SIZES)] == tuple(registry.registry())
+    assert "torchvision:resnet50" in registry.names()
+    assert "torchvision:fcn_resnet50" not in registry.names()
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_size(name: str) -> None:
-    model = zoo.resolve(name).eval()
+    model = registry.resolve(name).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         out = model(torch.randn(1, *image_shape(name)))
     macs, params = SIZES[name]
@@ -62,7 +63,7 @@ def test_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_classes_and_channels(name: str) -> None:
-    model = zoo.resolve(f"zoo:{name}", {"num_classes": 7, "in_channels": 2}).eval()
+    model = registry.resolve(f"zoo:{name}", {"num_classes": 7, "in_channels": 2}).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 2, *image_shape(name)[1:])).shape == (1, 7)
 
@@ -70,17 +71,19 @@ def test_classes_and_channels(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v2"])
 def test_names_are_torchvisions(name: str) -> None:
     whole = (
-        torchvision.models.resnet18() if name == "resnet20" else zoo.resolve(f"torchvision:{name}")
+        torchvision.models.resnet18()
+        if name == "resnet20"
+        else registry.resolve(f"torchvision:{name}")
     )
     theirs = set(whole.state_dict())
     depths = ("layer1.2", "layer2.2", "layer3.2", "classifier")
-    ours = {n for n in zoo.resolve(name).state_dict() if not n.startswith(depths)}
+    ours = {n for n in registry.resolve(name).state_dict() if not n.startswith(depths)}
     assert ours <= theirs
 
 
 @pytest.mark.parametrize("block", [0, 1])
 def test_residual_blocks_are_torchvisions(block: int) -> None:
-    ours = zoo.resolve("resnet20").get_submodule(f"layer2.{block}").eval()
+    ours = registry.resolve("resnet20").get_submodule(f"layer2.{block}").eval()
     shortcut = nn.Sequential(nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32))
     theirs = BasicBlock(32, 32) if block else BasicBlock(16, 32, 2, shortcut)
     theirs.load_state_dict(ours.state_dict())
@@ -91,8 +94,8 @@ def test_residual_blocks_are_torchvisions(block: int) -> None:
 
 def test_mobilenet_is_torchvisions_but_for_strides() -> None:
     ours, theirs = (
-        zoo.resolve("mobilenet_v2"),
-        zoo.resolve("torchvision:mobilenet_v2", {"num_classes": 10}),
+        registry.resolve("mobilenet_v2"),
+        registry.resolve("torchvision:mobilenet_v2", {"num_classes": 10}),
     )
     theirs.load_state_dict(ours.state_dict())
     for name in ("features.0.0", "features.2.conv.1.0"):
@@ -103,7 +106,7 @@ def test_mobilenet_is_torchvisions_but_for_strides() -> None:
 
 
 def test_dense_layers_see_all_earlier_channels() -> None:
-    model = zoo.resolve("densenet40")
+    model = registry.resolve("densenet40")
     inputs = [
         m.in_channels
         for m in model.modules()
@@ -119,7 +122,7 @@ def test_digits_learns_and_has_groups_to_prune() -> None:
     y = torch.tensor(labels)
     train, test = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)
     torch.manual_seed(0)
-    model = zoo.resolve("digits")
+    model = registry.resolve("digits")
     assert len(trace(model, (1, 8, 8)).groups) == 6
     _train(model, x[train], y[train], epochs=5)
     with torch.no_grad():
@@ -142,7 +145,7 @@ def _train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, batch: int = 64)
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
 def test_torchvision_networks_give_one_output(name: str) -> None:
-    model = zoo.resolve(f"torchvision:{name}", {"num_classes": 3})
+    model = registry.resolve(f"torchvision:{name}", {"num_classes": 3})
     assert not any(n.lower().startswith("aux") for n, _ in model.named_modules())
     with torch.no_grad():
         assert model.eval()(torch.randn(1, 3, 96, 96)).shape == (1, 3)
@@ -162,7 +165,7 @@ def test_torchvision_networks_give_one_output(name: str) -> None:
 )
 def test_bad_names_and_arguments(spec: str, args: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        zoo.resolve(spec, args)
+        registry.resolve(spec, args)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
 
@@ -177,33 +180,33 @@ def test_bad_names_and_arguments(spec: str, args: dict[str, object], words: list
 )
 def test_bad_trusted_factories(spec: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        zoo.resolve(spec, trust=True)
+        registry.resolve(spec, trust=True)
 
 
 def test_trusted_factory() -> None:
-    model = zoo.resolve("torch.nn:Linear", {"in_features": 3, "out_features": 2}, trust=True)
+    model = registry.resolve("torch.nn:Linear", {"in_features": 3, "out_features": 2}, trust=True)
     assert isinstance(model, nn.Linear)
 
 
 def test_timm_without_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(UserError, match=r"slimfront\[timm\]"):
-        zoo.resolve("timm:resnet18")
+        registry.resolve("timm:resnet18")
 
 
 def test_timm_network() -> None:
     timm = pytest.importorskip("timm")
-    assert type(zoo.resolve("timm:resnet18")) is type(timm.create_model("resnet18"))
+    assert type(registry.resolve("timm:resnet18")) is type(timm.create_model("resnet18"))
     with pytest.raises(UserError, match="timm:resnet18"):
-        zoo.resolve("timm:resnet1B")
+        registry.resolve("timm:resnet1B")
 
 
 def test_weights_of_half_precision_become_the_models(tmp_path: Path) -> None:
-    source, model = zoo.resolve("resnet20"), zoo.resolve("resnet20")
+    source, model = registry.resolve("resnet20"), registry.resolve("resnet20")
     half = {n: t.half() if t.is_floating_point() else t for n, t in source.state_dict().items()}
     file = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(half, file, {"mean": "0.5"})
-    assert zoo.load_weights(model, file) == {"mean": "0.5"}
+    assert registry.load_weights(model, file) == {"mean": "0.5"}
     assert all(torch.equal(t, half[n].to(t.dtype)) for n, t in model.state_dict().items())
     assert model.get_parameter("fc.weight").dtype == torch.float32
 
@@ -225,37 +228,37 @@ def test_weights_of_another_network(
     name: str, args: dict[str, int], words: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(zoo.resolve("resnet20").state_dict(), file)
-    model = zoo.resolve(name, args)
+    safetensors.torch.save_file(registry.resolve("resnet20").state_dict(), file)
+    model = registry.resolve(name, args)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     with pytest.raises(UserError, match=words):
-        zoo.load_weights(model, file)
+        registry.load_weights(model, file)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
 def test_unreadable_weights(tmp_path: Path) -> None:
-    model = zoo.resolve("digits")
+    model = registry.resolve("digits")
     pickle = tmp_path / "weights.pth"
     torch.save(model.state_dict(), pickle)
     with pytest.raises(UserError, match=r"save_file\(torch.load"):
-        zoo.load_weights(model, pickle)
+        registry.load_weights(model, pickle)
     with pytest.raises(UserError, match="safetensors file"):
-        zoo.load_weights(model, pickle.rename(tmp_path / "weights.safetensors"))
+        registry.load_weights(model, pickle.rename(tmp_path / "weights.safetensors"))
     with pytest.raises(UserError, match="no file"):
-        zoo.load_weights(model, tmp_path / "missing.safetensors")
+        registry.load_weights(model, tmp_path / "missing.safetensors")
 
 
 def test_weights_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    source, model = zoo.resolve("digits"), zoo.resolve("digits")
+    source, model = registry.resolve("digits"), registry.resolve("digits")
     safetensors.torch.save_file(source.state_dict(), tmp_path / "digits.safetensors", {"a": "b"})
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        assert zoo.load_weights(model, f"{address}/digits.safetensors") == {"a": "b"}
+        assert registry.load_weights(model, f"{address}/digits.safetensors") == {"a": "b"}
         with pytest.raises(UserError, match="404"):
-            zoo.load_weights(model, f"{address}/missing.safetensors")
+            registry.load_weights(model, f"{address}/missing.safetensors")
         server.shutdown()
     assert torch.equal(model.get_parameter("fc.weight"), source.get_parameter("fc.weight"))
 
@@ -277,8 +280,8 @@ def test_published_weights(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     cache.mkdir(parents=True)
     url = torchvision.models.get_model_weights(name)["DEFAULT"].url
     torch.save(old, cache / url.rpartition("/")[2])
-    model = zoo.resolve(f"torchvision:{name}")
-    metadata = zoo.load_weights(model, "torchvision:IMAGENET1K_V1")
+    model = registry.resolve(f"torchvision:{name}")
+    metadata = registry.load_weights(model, "torchvision:IMAGENET1K_V1")
     assert metadata["mean"] == "0.485,0.456,0.406"
     theirs = source.state_dict()
     assert all(torch.equal(tensor, theirs[n]) for n, tensor in model.state_dict().items())
@@ -287,19 +290,19 @@ def test_published_weights(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_published_weights_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
-    model = zoo.resolve("torchvision:squeezenet1_1")
+    model = registry.resolve("torchvision:squeezenet1_1")
     with pytest.raises(UserError, match="TORCH_HOME"):
-        zoo.load_weights(model, "torchvision:DEFAULT")
+        registry.load_weights(model, "torchvision:DEFAULT")
     with pytest.raises(UserError, match="known are IMAGENET1K_V1"):
-        zoo.load_weights(model, "torchvision:IMAGENET1K_V9")
+        registry.load_weights(model, "torchvision:IMAGENET1K_V9")
     with pytest.raises(UserError, match="torchvision:"):
-        zoo.load_weights(zoo.resolve("resnet20"), "torchvision:DEFAULT")
+        registry.load_weights(registry.resolve("resnet20"), "torchvision:DEFAULT")
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet20_45k", "resnet56", "vgg16_bn"])
 def test_trained_weights_recognise_images(name: str, shared: Path) -> None:
-    model = zoo.resolve(name.partition("_45k")[0]).eval()
-    metadata = zoo.load_weights(model, shared / "weights" / "cifar10" / f"{name}.safetensors")
+    model = registry.resolve(name.partition("_45k")[0]).eval()
+    metadata = registry.load_weights(model, shared / "weights" / "cifar10" / f"{name}.safetensors")
     mean, std = ([float(v) for v in metadata[key].split(",")] for key in ("mean", "std"))
     file = pq.ParquetFile(shared / "data" / "cifar10" / "test-00000-of-00001.parquet")
     rows = next(file.iter_batches(400)).to_pylist()

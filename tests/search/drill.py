@@ -18,9 +18,9 @@ from unittest import mock
 
 import numpy as np
 
-from pruning import uri
 from pruning.finetune import Recipe
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.models import files
 from search import base as base_model
 from search import cluster, final, pareto, runner, trainings, trial
 from search import config as configuration
@@ -101,8 +101,8 @@ def attempt(
         time.sleep(10_000)
     if fault == "killed" or (fault == "killed once" and not earlier):
         os.kill(os.getpid(), signal.SIGKILL)
-    place = uri.join(shop.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
-    uri.write_tensors(place, {"x": trial.torch.zeros(1)}, {})
+    place = files.join(shop.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
+    files.write_tensors(place, {"x": trial.torch.zeros(1)}, {})
     top1 = math.nan if fault == "nan" else top1
     yield report | {"top1_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
 

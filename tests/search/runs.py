@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pruning import checkpoint
-from pruning.checkpoint import ModelInfo
 from pruning.graph.surgery import cut
-from pruning.zoo import resolve
+from pruning.models import checkpoint
+from pruning.models.checkpoint import ModelInfo
+from pruning.models.registry import resolve
 from search import export, pareto, record, storage
 from search.final import Member
 from search.ledger import Ledger, Row, Status, arch_hash, trial_id

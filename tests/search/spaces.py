@@ -8,11 +8,11 @@ from functools import cache
 
 import numpy as np
 
-from pruning import zoo
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import Lattice, lattice
+from pruning.models import registry
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Scalar:
 @cache
 def network(name: str) -> tuple[ChannelGraph, Cost, Lattice]:
     shape = (1, 8, 8) if name == "digits" else (3, 32, 32)
-    graph = trace(zoo.resolve(name), shape)
+    graph = trace(registry.resolve(name), shape)
     return graph, Cost(graph), lattice(graph)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 
-from pruning import zoo
+from pruning.models import registry
 from search import cli
 from search.cli import COMMANDS, main
 from search.ledger import Ledger, Row
@@ -290,7 +290,7 @@ def test_nothing_heavy_is_imported_for_help_and_typos(argv: list[str]) -> None:
 def test_a_trained_model_is_prepared_without_slow_imports(tmp_path: Path) -> None:
     """A second each: what torchvision, Tune and the meta device bring with them."""
     weights = tmp_path / "digits.safetensors"
-    safetensors.torch.save_file(zoo.resolve("digits").state_dict(), weights)
+    safetensors.torch.save_file(registry.resolve("digits").state_dict(), weights)
     code = (
         "import sys; from search import base, config; "
         f"base.prepare(config.load(['digits', '--model.weights={weights}'])); "

@@ -20,7 +20,7 @@ from pruning.data.images import ImageSet
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 from pruning.finetune import Recipe, evaluate, finetune
-from pruning.networks import digits
+from pruning.models.cifar import digits
 from search import cache
 from search.data import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
 
@@ -302,10 +302,10 @@ def test_cifar10_of_the_hub(shared: Path) -> None:
     root = shared / "data" / "cifar10"
     if not root.is_dir():
         pytest.skip(f"needs CIFAR-10 as Parquet files in {root}")
-    from pruning import uri
+    from pruning.models import files
     from search.decode import _Parquet
 
-    store, path = uri.filesystem(root)
+    store, path = files.filesystem(root)
     reader = _Parquet(store, path, str(root), 32, DataConfig("cifar10", str(root)))
     test = reader.read("test")
     assert test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]

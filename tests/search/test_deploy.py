@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruning import checkpoint
 from pruning.errors import UserError
+from pruning.models import checkpoint
 from search import deploy, latency
 from search.cli import main
 from search.deploy import Format

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from pruning import checkpoint, uri, zoo
 from pruning.errors import UserError
+from pruning.models import checkpoint, files, registry
 from search import base as base_model
 from search import cluster, storage
 from search.cli import main
@@ -21,7 +21,7 @@ from tests.search.runs import make_rows, make_run
 
 def _poison(file: Path, marker: Path) -> None:
     """A model file whose network is a command."""
-    tensors, metadata = uri.read_tensors(file)
+    tensors, metadata = files.read_tensors(file)
     evil = replace(
         checkpoint.info(file), model="subprocess:run", args={"args": ["touch", str(marker)]}
     )
@@ -144,6 +144,6 @@ def test_finding_7_1_a_row_names_no_file_outside_the_run(address: str, tmp_path:
 
 def test_finding_7_1_which_names_run_code() -> None:
     names = ("digits", "zoo:digits", "torchvision:resnet18", "timm:resnet18")
-    assert not any(map(zoo.runs_code, names))
-    assert zoo.runs_code("subprocess:run")
-    assert zoo.runs_code("zoo:subprocess:run")
+    assert not any(map(registry.runs_code, names))
+    assert registry.runs_code("subprocess:run")
+    assert registry.runs_code("zoo:subprocess:run")

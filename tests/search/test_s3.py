@@ -18,9 +18,9 @@ from PIL import Image
 from pyarrow import fs
 from rich.console import Console
 
-from pruning import checkpoint, uri
 from pruning.errors import UserError
-from pruning.zoo import resolve
+from pruning.models import checkpoint, files
+from pruning.models.registry import resolve
 from search import base as base_model
 from search import cli, data, runner
 from search import config as configuration
@@ -81,7 +81,7 @@ def test_every_file_is_an_object(finished: str) -> None:
     for name in ("run.json", "trials.parquet", "frontier.parquet", "frontier.csv", "frontier.png"):
         assert found[name] > 0
     assert sum(name.startswith("trials/") for name in found) == 3
-    frontier = pq.read_table(pa.BufferReader(uri.read(uri.join(finished, "frontier.parquet"))))
+    frontier = pq.read_table(pa.BufferReader(files.read(files.join(finished, "frontier.parquet"))))
     for point in frontier.to_pylist():
         assert checkpoint.load(point["checkpoint"]).slimfront.widths
 
@@ -131,10 +131,10 @@ def test_images_and_weights_come_from_there_and_are_cached(
             rows.append({"img": {"bytes": sink.getvalue()}, "label": i % 5})
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows), sink)
-        uri.write(uri.join(folder, f"{split}-0.parquet"), sink.getvalue())
+        files.write(files.join(folder, f"{split}-0.parquet"), sink.getvalue())
     args = {"num_classes": 5, "in_channels": 3}
-    weights = uri.join(folder, "weights.safetensors")
-    uri.write_tensors(weights, dict(resolve("digits", args).state_dict()), {})
+    weights = files.join(folder, "weights.safetensors")
+    files.write_tensors(weights, dict(resolve("digits", args).state_dict()), {})
     images = ["--data.name=parquet", f"--data.root={folder}", "--data.image_size=8"]
     config = configuration.load(["digits", *images, f"--model.weights={weights}"])
     base = base_model.prepare(config, say=lambda text: None)

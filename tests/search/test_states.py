@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from pruning import methods, zoo
+from pruning import methods
 from pruning.data.images import ImageSet
 from pruning.evaluation import evaluate
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
+from pruning.models import registry
 from search import states
 
 
@@ -28,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def base() -> tuple[nn.Module, ChannelGraph]:
     torch.manual_seed(0)
-    net = zoo.resolve("digits").eval()
+    net = registry.resolve("digits").eval()
     return net, trace(net, (1, 8, 8))
 
 

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from pruning import uri
 from pruning.errors import UserError
+from pruning.models import files
 
 Factory = Callable[..., nn.Module]
 
@@ -67,16 +67,16 @@ def runs_code(spec: str) -> bool:
 
 def registry() -> dict[str, Factory]:
     """The zoo's own networks by name. All take `num_classes` and `in_channels`."""
-    from pruning import networks
+    from pruning.models import cifar
 
     resnets: dict[str, Factory] = {
-        f"resnet{depth}": partial(networks.cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)
+        f"resnet{depth}": partial(cifar.cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)
     }
     return resnets | {
-        "vgg16_bn": networks.vgg16_bn,
-        "mobilenet_v2": networks.mobilenet_v2,
-        "densenet40": networks.densenet40,
-        "digits": networks.digits,
+        "vgg16_bn": cifar.vgg16_bn,
+        "mobilenet_v2": cifar.mobilenet_v2,
+        "densenet40": cifar.densenet40,
+        "digits": cifar.digits,
     }
 
 
@@ -100,7 +100,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, st
     if source == "torchvision":
         state, metadata = _published_weights(model, name)
     else:
-        state, metadata = uri.read_tensors(path)
+        state, metadata = files.read_tensors(path)
     _check_match(model, state, path)
     # a plain dict has no version, so BatchNorm fills in a missing num_batches_tracked
     model.load_state_dict(dict(state))

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import uri, zoo
 from pruning.errors import UserError
 from pruning.graph import surgery
+from pruning.models import files, registry
 
 FORMAT = 1
 
@@ -58,7 +58,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: ModelInfo) -> Non
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    uri.write_tensors(path, tensors, {"slimfront": str(FORMAT), "info": info.to_json()})
+    files.write_tensors(path, tensors, {"slimfront": str(FORMAT), "info": info.to_json()})
 
 
 def load(
@@ -69,11 +69,11 @@ def load(
     The network is built by name, so a factory outside zoo, torchvision and timm needs `trust`, or
     else the whole network as `base` (left untouched). UserError for files that do not fit.
     """
-    state, metadata = uri.read_tensors(path)
+    state, metadata = files.read_tensors(path)
     about = _info(metadata, path)
     if base is None:
         with torch.random.fork_rng(devices=[]):  # initial weights must not cost the caller's seed
-            skeleton = zoo.resolve(about.model, about.args, trust=trust)
+            skeleton = registry.resolve(about.model, about.args, trust=trust)
     else:
         skeleton = copy.deepcopy(base)
     _check_shapes(skeleton, state, about, path)
@@ -87,7 +87,7 @@ def load(
 
 def info(path: str | os.PathLike[str]) -> ModelInfo:
     """What a model file says about itself, without reading its weights."""
-    return _info(uri.read_metadata(path), path)
+    return _info(files.read_metadata(path), path)
 
 
 def _info(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> ModelInfo:
