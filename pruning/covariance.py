@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from pruning.compensate import Moments
 from pruning.data.images import Batches
 from pruning.errors import UserError
-from pruning.evaluation import evaluation_mode
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.training.evaluation import evaluation_mode
 
 POSITIONS = 64
 """Output positions per image that count: neighbouring ones say nearly the same."""

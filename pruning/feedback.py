@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from pruning.covariance import LAYER_CALLS, Filter
 from pruning.data.images import Batches
 from pruning.errors import UserError
-from pruning.evaluation import evaluation_mode
 from pruning.folding import norms_after
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.pairs import (
@@ -37,6 +36,7 @@ from pruning.pairs import (
     side_of,
 )
 from pruning.refit import Settings, Term, refit
+from pruning.training.evaluation import evaluation_mode
 
 MOST_PIXELS = 2**24
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}

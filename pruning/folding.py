@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.evaluation import evaluation_mode
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.labels import tensors_in
+from pruning.training.evaluation import evaluation_mode
 from pruning.variance import taps_of
 
 

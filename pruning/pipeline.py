@@ -19,7 +19,7 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.layout import accepting, settle
 from pruning.methods import Method, Problem, State, get
-from pruning.statistics import recalibrate
+from pruning.training.batch_norm import recalibrate
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
 

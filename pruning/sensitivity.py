@@ -13,10 +13,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from pruning.data.images import Batch, Batches
-from pruning.evaluation import evaluation_mode, mean_loss
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.masking import masked
 from pruning.scores import per_unit
+from pruning.training.evaluation import evaluation_mode, mean_loss
 
 HUGE = 1e6  # stands for a loss that is not finite: interpolation needs numbers
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pruning.covariance import POSITIONS, Filter, _Calls, patches, thinning
 from pruning.data.images import Batch
-from pruning.evaluation import evaluation_mode
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.scores import per_unit
+from pruning.training.evaluation import evaluation_mode
 
 CHUNK = 32  # images at a time: patches are taps times as large as what they are read from
 

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from pruning import Cost, cut, lattice, trace
 from pruning.data.images import ImageSet
-from pruning.finetune import Recipe, finetune
 from pruning.graph.widths import fill
 from pruning.models.registry import resolve
+from pruning.training.loop import Recipe, finetune
 
 DIVISORS = (1, 4, 8, 16, 32)
 

@@ -22,12 +22,12 @@ import trained
 from benchmark import emit, table
 
 from pruning import methods, pipeline
-from pruning.evaluation import evaluate
-from pruning.finetune import Recipe, finetune
 from pruning.graph.surgery import cut
 from pruning.graph.widths import lattice
 from pruning.methods import Problem
-from pruning.statistics import recalibrate
+from pruning.training.batch_norm import recalibrate
+from pruning.training.evaluation import evaluate
+from pruning.training.loop import Recipe, finetune
 
 COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned", "distilled")
 

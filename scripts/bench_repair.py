@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from pruning import methods, pipeline
 from pruning.data.images import Batches
-from pruning.evaluation import evaluate, mean_loss
 from pruning.graph.widths import lattice
 from pruning.methods import Problem
+from pruning.training.evaluation import evaluate, mean_loss
 
 
 def main() -> None:

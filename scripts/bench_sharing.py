@@ -20,9 +20,9 @@ from bench_finetune import images
 from benchmark import emit, table
 
 from pruning import Cost, cut, lattice, trace, uniform
-from pruning.finetune import Recipe, finetune
 from pruning.graph.widths import fit
 from pruning.models.registry import resolve
+from pruning.training.loop import Recipe, finetune
 
 
 def train(

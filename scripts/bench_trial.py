@@ -27,7 +27,7 @@ from rich.console import Console
 from pruning import methods
 from pruning.graph.surgery import cut
 from pruning.graph.widths import fit, uniform
-from pruning.statistics import recalibrate
+from pruning.training.batch_norm import recalibrate
 from search import base as base_model
 from search import config as configuration
 from search import runner, trial

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.finetune import finetune
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
@@ -23,6 +22,7 @@ from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
+from pruning.training.loop import finetune
 from search import cluster, data, reach, states
 from search.options import Config, SearchConfig
 from search.validation import method_names

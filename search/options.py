@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from search.data import DataConfig
 
 if TYPE_CHECKING:
-    from pruning.finetune import Recipe
+    from pruning.training.loop import Recipe
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ResourceConfig:
 class RecipeConfig:
     """Training: SGD with Nesterov momentum and a cosine learning rate down to zero.
 
-    The fields of pruning.finetune.Recipe, whose module needs torch.
+    The fields of pruning.training.loop.Recipe, whose module needs torch.
 
     Args:
         epochs: Passes over the training images; may be a fraction (0.5 is half a pass).
@@ -176,8 +176,8 @@ class RecipeConfig:
     cuda_graph: bool = True
 
     def recipe(self) -> Recipe:
-        """The same for pruning.finetune; raises UserError where a value is out of its range."""
-        from pruning.finetune import Recipe
+        """The same for pruning.training.loop; raises UserError where a value is out of its range."""
+        from pruning.training.loop import Recipe
 
         return Recipe(**vars(self))
 

@@ -16,10 +16,10 @@ from torch import nn
 from pruning import methods
 from pruning.data.images import Images
 from pruning.errors import UserError
-from pruning.evaluation import evaluate
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.methods import State
 from pruning.models import files
+from pruning.training.evaluation import evaluate
 
 FORMAT = "2"  # of these files
 BATCH = 256

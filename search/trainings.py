@@ -17,8 +17,8 @@ import numpy as np
 import ray
 
 from pruning.errors import UserError
-from pruning.finetune import Recipe, evaluate, finetune
 from pruning.models import checkpoint, files
+from pruning.training.loop import Recipe, evaluate, finetune
 from search import cluster, interrupt, storage
 from search.base import SCORING_BATCH, Base
 from search.ledger import Row

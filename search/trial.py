@@ -17,11 +17,11 @@ from torch import nn
 from pruning import methods, pipeline
 from pruning.data.images import Images
 from pruning.errors import UserError
-from pruning.finetune import Recipe, evaluate, finetune
 from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.pipeline import Slimmed
+from pruning.training.loop import Recipe, evaluate, finetune
 from search import data, latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.candidate import Candidate

@@ -75,8 +75,8 @@ def prune(
     import torch
 
     from pruning import methods
-    from pruning.evaluation import evaluate
-    from pruning.finetune import finetune
+    from pruning.training.evaluation import evaluate
+    from pruning.training.loop import finetune
     from search import base as base_model
     from search import trial
 

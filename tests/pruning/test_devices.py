@@ -11,12 +11,12 @@ from torch import nn
 
 from pruning import methods, pipeline
 from pruning.data.images import Batches, ImageSet
-from pruning.evaluation import evaluate
 from pruning.graph.widths import fit, lattice, uniform
 from pruning.methods import Problem
 from pruning.models.registry import resolve
 from pruning.pipeline import REPAIRS
-from pruning.statistics import recalibrate
+from pruning.training.batch_norm import recalibrate
+from pruning.training.evaluation import evaluate
 from tests.pruning.fake_gpu import GPU, fake_gpu, to
 from tests.pruning.models import SHAPES, graph, images, model
 

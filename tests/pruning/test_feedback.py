@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning import feedback as feedback_module
-from pruning.evaluation import evaluation_mode
 from pruning.feedback import _images, repair
 from pruning.graph.channel_graph import Keep
 from pruning.graph.surgery import cut
 from pruning.graph.tracing import trace
 from pruning.refit import Settings
-from pruning.statistics import recalibrate
+from pruning.training.batch_norm import recalibrate
+from pruning.training.evaluation import evaluation_mode
 from tests.pruning import models
 
 NETWORKS = [

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from pruning.data.images import ImageSet
 from pruning.errors import UserError
-from pruning.finetune import Recipe, finetune
 from pruning.graph.surgery import cut, resize
 from pruning.graph.tracing import trace
 from pruning.layout import settle
 from pruning.models.registry import resolve
 from pruning.pipeline import prune
+from pruning.training.loop import Recipe, finetune
 
 
 def conv_bn(inputs: int, outputs: int) -> nn.Sequential:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning import step as step_module
 from pruning.data.images import ImageSet
 from pruning.errors import UserError
-from pruning.finetune import Recipe, evaluate, finetune, learning_rate, mean_loss
 from pruning.models.cifar import digits
-from pruning.step import Step, capture
+from pruning.training import step as step_module
+from pruning.training.loop import Recipe, evaluate, finetune, learning_rate, mean_loss
+from pruning.training.step import Step, capture
 
 EXACT = Recipe(epochs=2, batch=32, lr=0.05, augment="none", precision="fp32")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.data.images import ImageSet
-from pruning.statistics import recalibrate
+from pruning.training.batch_norm import recalibrate
 
 
 @pytest.fixture

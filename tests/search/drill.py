@@ -18,9 +18,9 @@ from unittest import mock
 
 import numpy as np
 
-from pruning.finetune import Recipe
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
+from pruning.training.loop import Recipe
 from search import base as base_model
 from search import cluster, final, pareto, runner, trainings, trial
 from search import config as configuration

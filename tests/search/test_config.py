@@ -106,7 +106,7 @@ def test_changed_keys() -> None:
 
 
 def test_recipes_are_those_of_finetune() -> None:
-    finetune = pytest.importorskip("pruning.finetune")
+    finetune = pytest.importorskip("pruning.training.loop")
     ours = {field.name: field.default for field in dataclasses.fields(RecipeConfig)}
     theirs = {field.name: field.default for field in dataclasses.fields(finetune.Recipe)}
     assert ours == theirs

@@ -19,8 +19,8 @@ from torchvision import datasets
 from pruning.data.images import ImageSet
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
-from pruning.finetune import Recipe, evaluate, finetune
 from pruning.models.cifar import digits
+from pruning.training.loop import Recipe, evaluate, finetune
 from search import cache
 from search.data import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
 

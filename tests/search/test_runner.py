@@ -112,7 +112,7 @@ def test_a_point_gives_the_accuracy_of_its_row(finished: Path) -> None:
     """In a fresh process, from the file alone, on splits made from the run's record."""
     code = (
         "import json, sys, pruning\n"
-        "from pruning.evaluation import evaluate\n"
+        "from pruning.training.evaluation import evaluate\n"
         "from search import config, data\n"
         "record = json.load(open(sys.argv[1] + '/run.json'))\n"
         "settings = config.from_dict(record['config'])\n"

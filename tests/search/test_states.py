@@ -13,10 +13,10 @@ from torch import nn
 
 from pruning import methods
 from pruning.data.images import ImageSet
-from pruning.evaluation import evaluate
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.models import registry
+from pruning.training.evaluation import evaluate
 from search import states
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from pruning.data.images import Images
 from pruning.errors import UserError
-from pruning.evaluation import evaluate, evaluation_mode, mean_loss
 from pruning.layout import settle
-from pruning.step import Step, benchmarking, capture, seeded
+from pruning.training.evaluation import evaluate, evaluation_mode, mean_loss
+from pruning.training.step import Step, benchmarking, capture, seeded
 
 __all__ = ["EpochResult", "Recipe", "evaluate", "finetune", "learning_rate", "mean_loss"]
 

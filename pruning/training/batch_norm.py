@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.data.images import Batches
-from pruning.evaluation import evaluation_mode
+from pruning.training.evaluation import evaluation_mode
 
 
 @torch.no_grad()
