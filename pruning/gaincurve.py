@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.compensate import Moments, Reader, factorise, greedy_order
-from pruning.covariance import input_moments
 from pruning.data.images import Batches
-from pruning.folding import norms_after
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.widths import Lattice
+from pruning.reconstruction.least_squares import Moments, Reader, factorise, greedy_order
+from pruning.reconstruction.mean_folding import norms_after
+from pruning.reconstruction.patches import input_moments
 
 if TYPE_CHECKING:  # the methods import this module
     from pruning.methods.base import Problem

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import feedback
 from pruning.data.images import Batches
 from pruning.errors import UserError
 from pruning.graph.surgery import cut
@@ -19,6 +18,7 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.layout import accepting, settle
 from pruning.methods import Method, Problem, State, get
+from pruning.reconstruction import error_feedback
 from pruning.training.batch_norm import recalibrate
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
@@ -100,7 +100,7 @@ def slim(
     if how == "none":
         method.repair(small, model, graph, state, keep)
     else:
-        feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
+        error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
     recalibrate(small, batches)
     repair_s = _now(small) - began
     return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.covariance import POSITIONS, Filter, _Calls, patches, thinning
 from pruning.data.images import Batch
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.reconstruction.patches import POSITIONS, Filter, _Calls, patches, thinning
 from pruning.scores import per_unit
 from pruning.training.evaluation import evaluation_mode
 
@@ -35,7 +35,7 @@ def channel_moments(
 ) -> dict[str, ChannelMoments]:
     """Moments by weight name for all 2-d convolutions and linear layers that read a group.
 
-    `pruning.covariance.input_moments` has them across channels too, which takes channels times
+    `pruning.reconstruction.patches.input_moments` has them across channels too, which takes channels times
     the memory. positions: about how many per image count.
     """
     names = [layer.weight for layer in graph.layers]

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning.compensate import Moments, compensate
-from pruning.covariance import input_moments
 from pruning.data.images import Batch, Batches
-from pruning.folding import add_to_output, norms_after
 from pruning.gaincurve import GainCurves, greedy_curves
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.surgery import cut
 from pruning.methods.base import Method, Problem, Scalar, State, spend
+from pruning.reconstruction.least_squares import Moments, compensate
+from pruning.reconstruction.mean_folding import add_to_output, norms_after
+from pruning.reconstruction.patches import input_moments
 from pruning.sensitivity import first_images
 from pruning.training.evaluation import evaluate
 from pruning.variance import taps_of

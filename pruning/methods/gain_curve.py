@@ -20,7 +20,7 @@ class GainCurve(Method):
     Per group CaP's greedy order on the covariances of the whole network; gains weighted by the
     squared BN scales of the readers; the largest quotient gain/MACs first until the MACs are spent.
     One measurement serves every MAC target, and the allocations are nested. Repaired with error
-    feedback (pruning.feedback). Ours.
+    feedback (pruning.reconstruction.error_feedback). Ours.
     """
 
     name = "gain-curve"

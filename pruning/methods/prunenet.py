@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.covariance import POSITIONS
-from pruning.folding import fold_means, norms_after
 from pruning.gates import GatedNetwork, balanced_gamma, learn_gates
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.cost import Cost
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, global_threshold
+from pruning.reconstruction.mean_folding import fold_means, norms_after
+from pruning.reconstruction.patches import POSITIONS
 from pruning.sensitivity import first_images
 from pruning.variance import channel_moments, filtered_variance
 

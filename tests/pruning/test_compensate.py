@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pruning.compensate import Moments, Reader, compensate, greedy_order, regress, residual
+from pruning.reconstruction.least_squares import (
+    Moments,
+    Reader,
+    compensate,
+    greedy_order,
+    regress,
+    residual,
+)
 
 
 def _data(rows: int = 400, columns: int = 12, outputs: int = 5) -> tuple[torch.Tensor, ...]:

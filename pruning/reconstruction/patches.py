@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pruning.compensate import Moments
 from pruning.data.images import Batches
 from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.reconstruction.least_squares import Moments
 from pruning.training.evaluation import evaluation_mode
 
 POSITIONS = 64

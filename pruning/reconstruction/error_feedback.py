@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from pruning.covariance import LAYER_CALLS, Filter
 from pruning.data.images import Batches
 from pruning.errors import UserError
-from pruning.folding import norms_after
 from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.pairs import (
+from pruning.reconstruction.lockstep import (
     IN_PLACE,
     Pair,
     add_up,
@@ -35,7 +33,9 @@ from pruning.pairs import (
     run,
     side_of,
 )
-from pruning.refit import Settings, Term, refit
+from pruning.reconstruction.mean_folding import norms_after
+from pruning.reconstruction.patches import LAYER_CALLS, Filter
+from pruning.reconstruction.refit import Settings, Term, refit
 from pruning.training.evaluation import evaluation_mode
 
 MOST_PIXELS = 2**24

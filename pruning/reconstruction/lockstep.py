@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pruning.refit import Term
+from pruning.reconstruction.refit import Term
 
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__"}
 
