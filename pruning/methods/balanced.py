@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.importance.taylor import LossCurves, first_images, loss_curves, taylor_ranks
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, spend
-from pruning.sensitivity import LossCurves, first_images, loss_curves, taylor_ranks
 
 TOLERANCE = 0.005  # of the whole network's MACs
 STEPS = 8  # of the false position; each is a table look-up
@@ -26,7 +26,7 @@ class Balanced(Method):
     L0 = mean cross-entropy of the whole network in evaluation mode, delta the allowed loss
     variation in nats. Inside a group the lowest Taylor ranks go: Σ over batches of the normalised
     rank of ‖∂L/∂W_i ⊙ W_i‖₁, weighted sums of them where several layers write a group (see
-    pruning.sensitivity). The count is found by bisection from half the group, about log2 n
+    pruning.importance.taylor). The count is found by bisection from half the group, about log2 n
     look-ups; a group that fails at its smallest trial stays whole. No retraining in between.
 
     delta for a MAC target: bracket from 0.05·L0 by doubling or halving, false position (Illinois)

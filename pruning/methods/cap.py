@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from pruning.data.images import Batch, Batches
-from pruning.gaincurve import GainCurves, greedy_curves
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.surgery import cut
+from pruning.importance.gain_curve import GainCurves, greedy_curves
+from pruning.importance.taylor import first_images
+from pruning.importance.variance import taps_of
 from pruning.methods.base import Method, Problem, Scalar, State, spend
 from pruning.reconstruction.least_squares import Moments, compensate
 from pruning.reconstruction.mean_folding import add_to_output, norms_after
 from pruning.reconstruction.patches import input_moments
-from pruning.sensitivity import first_images
 from pruning.training.evaluation import evaluate
-from pruning.variance import taps_of
 
 
 @dataclass(frozen=True)

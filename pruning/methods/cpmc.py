@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.importance.magnitude import weight_counts, weight_sums
 from pruning.methods.base import (
     Batches,
     Method,
@@ -18,7 +19,6 @@ from pruning.methods.base import (
     floored,
     global_threshold,
 )
-from pruning.scores import weight_counts, weight_sums
 
 FLOOR = 0.1  # share of every group that stays, where the target allows for it
 

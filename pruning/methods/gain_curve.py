@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning import gaincurve
 from pruning.data.images import Batches
-from pruning.gaincurve import GainCurves
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.importance import gain_curve
+from pruning.importance.gain_curve import GainCurves
 from pruning.methods.base import Method, Problem, State
 
 
@@ -28,7 +28,7 @@ class GainCurve(Method):
     own_repair: ClassVar[str] = "feedback"
 
     def prepare(self, model: nn.Module, graph: ChannelGraph, batches: Batches) -> State:
-        curves = gaincurve.gain_curves(model, graph, batches)
+        curves = gain_curve.gain_curves(model, graph, batches)
         return {"order": curves.order, "gain": curves.gain}
 
     def scores(self, state: State, problem: Problem, **scalars: float) -> np.ndarray:
@@ -39,4 +39,4 @@ class GainCurve(Method):
     ) -> np.ndarray:
         curves = GainCurves(state["order"], state["gain"])
         target = problem.cost.base_macs if macs is None else macs
-        return gaincurve.allocate(curves, problem, target)
+        return gain_curve.allocate(curves, problem, target)

@@ -7,8 +7,8 @@ from torch import nn
 
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.widths import fill, fit, uniform
+from pruning.importance.magnitude import weight_sums
 from pruning.methods.base import Batches, Method, Problem, State, global_threshold
-from pruning.scores import weight_sums
 
 
 class Uniform(Method):

@@ -11,6 +11,7 @@ from torch import nn
 
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.widths import fill, fit, uniform
+from pruning.importance.bn_scale import bn_scales
 from pruning.methods.base import (
     Batches,
     Method,
@@ -20,7 +21,6 @@ from pruning.methods.base import (
     floored,
     global_threshold,
 )
-from pruning.norms import bn_scales
 
 FLOOR = 0.1  # the threshold's backbone keeps this share of every group
 
@@ -37,7 +37,7 @@ class Peel(Method):
     4. Per group the largest Σ|γ| stay. Weights are inherited.
 
     γ are BN scales, summed over the BNs that a channel passes; groups without BN fall back to
-    filter norms (see pruning.norms). The base model is taken as it is: whoever wants the scales
+    filter norms (see pruning.importance.bn_scale). The base model is taken as it is: whoever wants the scales
     spread by an L1 penalty trains it so beforehand.
 
     Source: arXiv 2103.01847 for the idea (over-pruned predefined backbone, one round that spends

@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.gates import GatedNetwork, balanced_gamma, learn_gates
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.cost import Cost
+from pruning.importance.gates import GatedNetwork, balanced_gamma, learn_gates
+from pruning.importance.taylor import first_images
+from pruning.importance.variance import channel_moments, filtered_variance
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, global_threshold
 from pruning.reconstruction.mean_folding import fold_means, norms_after
 from pruning.reconstruction.patches import POSITIONS
-from pruning.sensitivity import first_images
-from pruning.variance import channel_moments, filtered_variance
 
 TIE = 1e-6  # weight of the variance among gates that are equal, as closed ones are
 
@@ -28,7 +28,7 @@ class PruneNet(Method):
     Minimises CE + γ·Σ_g β_g‖α_g‖₁ over α ≥ 0 from 1 by Adam; β_g = MACs that one channel frees,
     over the largest of the groups; γ by short bisections so that about half of the gates fall
     below 0.5; the threshold by bisection to the MAC target. A gate scales what its channel gives
-    to its readers (see pruning.gates), which for ReLU networks is a gate after the BN.
+    to its readers (see pruning.importance.gates), which for ReLU networks is a gate after the BN.
 
     Inside a group the largest (1 − variance)·α + variance·I stay, with the scalar `variance` from
     0 (gates) to 1, and I = Σ_consumers Σ_o w_{o,c}ᵀ Cov(patch_c) w_{o,c} over its largest in the

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.labels import tensors_in
+from pruning.importance.variance import taps_of
 from pruning.training.evaluation import evaluation_mode
-from pruning.variance import taps_of
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import nn
 
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
+from pruning.importance.taylor import LossCurves
 from pruning.methods import Problem
 from pruning.methods.balanced import (
     Balanced,
@@ -22,7 +23,6 @@ from pruning.methods.balanced import (
     within,
 )
 from pruning.methods.base import spend
-from pruning.sensitivity import LossCurves
 from tests.pruning import models
 
 GIVES = torch.tensor([0.1, 0.7, 0.02, 1.5, 0.3, 0.05, 0.9, 0.4])  # per channel, to logit 0

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.gaincurve import GainCurves, allocate, gain_curves
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
+from pruning.importance.gain_curve import GainCurves, allocate, gain_curves
 from pruning.methods.base import Problem
 from pruning.reconstruction.least_squares import Reader, greedy_order
 from pruning.reconstruction.patches import input_moments

@@ -9,10 +9,10 @@ from torch import nn
 
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
+from pruning.importance.bn_scale import bn_scales
 from pruning.methods import Problem
 from pruning.methods.base import floored, global_threshold
 from pruning.methods.peel import FLOOR, Peel, grow, kept_means
-from pruning.norms import bn_scales
 from tests.pruning import models
 
 NETWORKS = ["resnet20", "vgg16_bn", "mobilenet_v2"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.masking import masked
 from pruning.graph.surgery import cut
-from pruning.sensitivity import LossCurves, first_images, loss_curves, taylor_ranks
+from pruning.importance.taylor import LossCurves, first_images, loss_curves, taylor_ranks
 from pruning.training.evaluation import mean_loss
 from tests.pruning import models
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.scores import per_unit, weight_sums
+from pruning.importance.magnitude import per_unit, weight_sums
 
 
 def bn_scales(model: nn.Module, graph: ChannelGraph) -> np.ndarray:

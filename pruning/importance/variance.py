@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pruning.data.images import Batch
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.importance.magnitude import per_unit
 from pruning.reconstruction.patches import POSITIONS, Filter, _Calls, patches, thinning
-from pruning.scores import per_unit
 from pruning.training.evaluation import evaluation_mode
 
 CHUNK = 32  # images at a time: patches are taps times as large as what they are read from

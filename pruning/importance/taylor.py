@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pruning.data.images import Batch, Batches
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.masking import masked
-from pruning.scores import per_unit
+from pruning.importance.magnitude import per_unit
 from pruning.training.evaluation import evaluation_mode, mean_loss
 
 HUGE = 1e6  # stands for a loss that is not finite: interpolation needs numbers
