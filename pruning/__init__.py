@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pruning.graph.tracing import trace
     from pruning.graph.widths import Lattice, lattice, uniform
     from pruning.models.checkpoint import ModelInfo, load, save
-    from pruning.pipeline import Slimmed, prune
+    from pruning.oneshot import Slimmed, prune
 
 _HOME = {
     "ModelInfo": "pruning.models.checkpoint",
@@ -28,8 +28,8 @@ _HOME = {
     "Group": "pruning.graph.channel_graph",
     "Keep": "pruning.graph.channel_graph",
     "Layer": "pruning.graph.channel_graph",
-    "Slimmed": "pruning.pipeline",
-    "prune": "pruning.pipeline",
+    "Slimmed": "pruning.oneshot",
+    "prune": "pruning.oneshot",
     "cut": "pruning.graph.surgery",
     "trace": "pruning.graph.tracing",
     "Lattice": "pruning.graph.widths",

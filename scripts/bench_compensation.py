@@ -21,7 +21,7 @@ import trained
 from benchmark import emit, table
 from torch import nn
 
-from pruning import methods, pipeline
+from pruning import methods, oneshot
 from pruning.graph.surgery import cut
 from pruning.graph.widths import lattice
 from pruning.methods import Problem
@@ -77,7 +77,7 @@ def main() -> None:
     for how in ("compensate", "feedback"):
         for count in options.images:
             few = base.few(count).batches(min(count, 100))
-            slimmed = pipeline.slim(net, problem, method, state, widths, few, repair=how)
+            slimmed = oneshot.slim(net, problem, method, state, widths, few, repair=how)
             slim = slimmed.model
             seconds = slimmed.cut_s + slimmed.repair_s
             note(repairs, Way(f"{how}, {count} images", count, seconds, score(slim)))

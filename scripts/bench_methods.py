@@ -21,7 +21,7 @@ import torch
 import trained
 from benchmark import emit, table
 
-from pruning import methods, pipeline
+from pruning import methods, oneshot
 from pruning.graph.surgery import cut
 from pruning.graph.widths import lattice
 from pruning.methods import Problem
@@ -72,11 +72,11 @@ def main() -> None:
             found["cut"] = evaluate(plain, test.batches(500))
             recalibrate(plain, seen.batches(256))
             found["recalibrated"] = evaluate(plain, test.batches(500))
-            own = pipeline.slim(net, problem, method, state, widths, few.batches(100))
+            own = oneshot.slim(net, problem, method, state, widths, few.batches(100))
             found["own_repair"] = evaluate(own.model, test.batches(500))
             slim = own
             if method.own_repair != "feedback":
-                slim = pipeline.slim(
+                slim = oneshot.slim(
                     net, problem, method, state, widths, few.batches(100), repair="feedback"
                 )
             found["repair_s"] = slim.repair_s

@@ -21,7 +21,7 @@ from benchmark import emit, table
 from torch import nn
 from torch.nn import functional as F
 
-from pruning import methods, pipeline
+from pruning import methods, oneshot
 from pruning.data.images import Batches
 from pruning.graph.widths import lattice
 from pruning.methods import Problem
@@ -56,7 +56,7 @@ def main() -> None:
         splits = {"repair": images, "unseen": unseen, "test": found.test}
         for share in options.macs:
             widths = method.allocate(state, problem, share * problem.cost.base_macs)
-            slim = pipeline.slim(net, problem, method, state, widths, images.batches(100))
+            slim = oneshot.slim(net, problem, method, state, widths, images.batches(100))
             top1, loss, gap = {}, {}, {}
             for name, split in splits.items():
                 top1[name] = evaluate(slim.model, split.batches(500))

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import methods, pipeline
+from pruning import methods, oneshot
 from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
-from pruning.pipeline import Slimmed
+from pruning.oneshot import Slimmed
 from pruning.training.loop import Recipe, evaluate, finetune
 from search import data, latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
@@ -116,7 +116,7 @@ def seed_of(config: Config, arch_hash: str) -> int:
 
 def slim(work: Workshop, method: str, widths: np.ndarray, scalars: Mapping[str, float]) -> Slimmed:
     """Cut the base model to widths as the method selects, and repair it, before any training."""
-    return pipeline.slim(
+    return oneshot.slim(
         work.model,
         work.problem,
         methods.get(method),

@@ -7,10 +7,10 @@ import difflib
 from pruning.errors import UserError
 from pruning.methods.balanced import Balanced
 from pruning.methods.base import Batches, Method, Problem, Scalar, State
+from pruning.methods.baselines import GlobalL2, Uniform
 from pruning.methods.cap import CaP
 from pruning.methods.cpmc import CPMC
 from pruning.methods.gain_curve import GainCurve
-from pruning.methods.magnitude import GlobalL2, Uniform
 from pruning.methods.peel import Peel
 from pruning.methods.prunenet import PruneNet
 

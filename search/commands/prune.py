@@ -47,7 +47,7 @@ def run(argv: Sequence[str], prog: str) -> None:
         parser.error(f"{foreign.pop()} belongs to search; --to names the file of the slim model")
 
     from pruning import methods
-    from pruning.pipeline import REPAIRS
+    from pruning.oneshot import REPAIRS
 
     if own.repair not in (None, *REPAIRS):
         parser.error(f"--repair {own.repair}: choose one of {', '.join(REPAIRS)}")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pruning import methods, pipeline
+from pruning import methods, oneshot
 from pruning.data.images import Batches, ImageSet
 from pruning.graph.widths import fit, lattice, uniform
 from pruning.methods import Problem
 from pruning.models.registry import resolve
-from pruning.pipeline import REPAIRS
+from pruning.oneshot import REPAIRS
 from pruning.training.batch_norm import recalibrate
 from pruning.training.evaluation import evaluate
 from tests.pruning.fake_gpu import GPU, fake_gpu, to
@@ -64,7 +64,7 @@ def test_cut_and_repair(method: str, repair: str) -> None:
     widths = fit(problem.cost, lambda t: uniform(own, problem.lattice, t), target)
     with fake_gpu():
         net, batches = on_gpu("digits")
-        slim = pipeline.slim(net, problem, chosen, state, widths, batches, repair=repair)
+        slim = oneshot.slim(net, problem, chosen, state, widths, batches, repair=repair)
         assert devices(slim.model) == {GPU}
 
 

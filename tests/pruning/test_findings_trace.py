@@ -18,7 +18,7 @@ from pruning.graph.surgery import cut, resize
 from pruning.graph.tracing import trace
 from pruning.layout import settle
 from pruning.models.registry import resolve
-from pruning.pipeline import prune
+from pruning.oneshot import prune
 from pruning.training.loop import Recipe, finetune
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning import methods, pipeline
+from pruning import methods, oneshot
 from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.surgery import cut
@@ -149,8 +149,8 @@ def test_a_gpu_makes_the_same_network(
         k: v.shape for k, v in state("resnet20", name).items()
     }
     widths = kind.allocate(measured, p, 0.5 * p.cost.base_macs)
-    there = pipeline.slim(net, p, kind, measured, widths, resident, repair=repair).model
-    here = pipeline.slim(
+    there = oneshot.slim(net, p, kind, measured, widths, resident, repair=repair).model
+    here = oneshot.slim(
         models.model("resnet20"), p, kind, measured, widths, batches("resnet20"), repair=repair
     ).model
     with torch.no_grad():
@@ -177,4 +177,4 @@ def test_scalars_reorder_a_group_only_where_the_method_says_so(name: str) -> Non
 @pytest.mark.parametrize("macs", ["50%", 0, -1])
 def test_a_target_that_is_no_number_of_macs_is_refused(macs: Any) -> None:
     with pytest.raises(UserError, match="or a number of MACs"):
-        pipeline.prune(models.model("digits"), batches("digits"), macs=macs)
+        oneshot.prune(models.model("digits"), batches("digits"), macs=macs)
