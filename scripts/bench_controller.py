@@ -16,8 +16,8 @@ from pruning.graph.widths import lattice
 from pruning.models import registry
 from search.candidate import Outcome
 from search.ledger import Ledger
+from search.pareto.strata import Strata
 from search.space import WidthProposal
-from search.strata import Strata
 from search.study import Study
 
 

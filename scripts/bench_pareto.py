@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from benchmark import emit, median_s, table
 
-from search import pareto
+from search.pareto import front
 
 
 def main() -> None:
@@ -17,11 +17,11 @@ def main() -> None:
         accuracy = 0.95 - 0.5 * np.exp(-macs / 2e7) + rng.normal(0, 0.01, count)
         points = np.column_stack([macs, accuracy])
         points[rng.random(count) < 0.01, 1] = np.nan
-        reference = pareto.reference_point(100_000_000, 10)
-        front_s = median_s(lambda points=points: pareto.front(points))
-        volume_s = median_s(lambda p=points, r=reference: pareto.hypervolume(p, r))
+        reference = front.reference_point(100_000_000, 10)
+        front_s = median_s(lambda points=points: front.front(points))
+        volume_s = median_s(lambda p=points, r=reference: front.hypervolume(p, r))
         emit("pareto", rows=count, front_s=front_s, hypervolume_s=volume_s)
-        rows.append((count, len(pareto.front(points)), front_s, volume_s))
+        rows.append((count, len(front.front(points)), front_s, volume_s))
     table("seconds", ("rows", "on the frontier", "front", "hypervolume"), rows)
 
 

@@ -20,7 +20,7 @@ from surface import Surface
 from surface_search import Array, Bench, Variant, outcome_of
 from surface_stopping import early_stopping
 
-from search.strata import Strata
+from search.pareto.strata import Strata
 
 RANGE = Strata(0.05, 1.0, bins=10)
 MARKS = (20, 40, 100, 200)

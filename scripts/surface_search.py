@@ -14,12 +14,12 @@ from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import fit, lattice, uniform
 from pruning.models import registry
-from search import pareto
 from search.candidate import Candidate, Outcome, Seed
 from search.ledger import Ledger, Row
+from search.pareto import front
+from search.pareto.strata import Strata, even
 from search.seeds import LEVELS
 from search.space import WidthProposal
-from search.strata import Strata, even
 from search.study import Study
 
 Array = NDArray[np.float64]
@@ -59,7 +59,7 @@ class Bench:
         self.cost, self.lat = Cost(self.graph), lattice(self.graph, None, 0.1)
         self.strata = Strata(self.cost.macs(self.lat.low) / self.cost.base_macs, 1.0)
         self.truth = Surface(noise=False)
-        self.reference = pareto.reference_point(self.cost.base_macs, 10)
+        self.reference = front.reference_point(self.cost.base_macs, 10)
 
     def study(self, variant: Variant, seed: int, concurrency: int = 1) -> Study:
         space = WidthProposal(
@@ -96,9 +96,9 @@ class Bench:
         if not len(W):
             return 0.0
         macs = self.cost.macs(W)
-        chosen = pareto.front(np.column_stack([macs, noisy]))
+        chosen = front.front(np.column_stack([macs, noisy]))
         true = np.column_stack([macs[chosen], self.truth.end(W[chosen])])
-        return pareto.hypervolume(true, self.reference)
+        return front.hypervolume(true, self.reference)
 
 
 def outcome_of(candidate: Candidate, curve: Array, epochs: int = EPOCHS) -> Outcome:

@@ -7,7 +7,7 @@ from search import cluster, proposals, reach, seeds
 from search.base import Base
 from search.ledger import Ledger
 from search.options import Config
-from search.strata import Strata
+from search.pareto.strata import Strata
 from search.study import Study
 from search.validation import method_names
 

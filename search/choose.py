@@ -105,9 +105,9 @@ def choose(points: Sequence[Point], options: ChooseOptions, record: Mapping[str,
 
 def knee(points: Sequence[Point]) -> Point:
     """The point farthest above the line between the frontier's ends; UserError below three."""
-    from search import pareto
+    from search.pareto import front
 
-    found = pareto.knee([(point["macs"], _val(point)) for point in points])
+    found = front.knee([(point["macs"], _val(point)) for point in points])
     if found is None:
         raise UserError(
             f"a frontier of {len(points)} points has no knee; use --at-most or --at-least"

@@ -14,9 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pruning.models import files
-from search import pareto, storage
+from search import storage
 from search.final import Member
 from search.ledger import Row
+from search.pareto import front
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def forget_checkpoints(out: str, rows: Sequence[Row]) -> None:
     None of them can come back to it: later trials only add to what dominates them.
     """
     done = [row for row in rows if row.status == "complete"]
-    kept = {done[i].trial_id for i in pareto.front(pareto.points_of(done))}
+    kept = {done[i].trial_id for i in front.front(front.points_of(done))}
     # the base model has had no training; it may return where final trainings go badly
     gone = {row.trial_id for row in done if row.trial_id not in kept and row.epochs > 0}
     for file in storage.list_files(storage.open_uri(out) / "checkpoints", ".safetensors"):

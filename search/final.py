@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search import cluster, pareto, storage, trainings
+from search import cluster, storage, trainings
 from search.base import Base
 from search.ledger import Ledger, Row
 from search.options import Config
+from search.pareto import front
 from search.trainings import Training
 
 
@@ -85,14 +86,14 @@ def so_far(config: Config, base: Base, rows: Sequence[Row]) -> list[Member]:
 
 def _members(base: Base, rows: Sequence[Row]) -> list[Row]:
     """The frontier of single trainings, and the base model, which a lucky one may dominate."""
-    members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    members = [rows[i] for i in front.front(front.points_of(rows))]
     return members + [row for row in rows if _is_whole(base, row) and row not in members]
 
 
 def _front(members: Sequence[Member]) -> list[Member]:
     """Those that no other's mean dominates, by MACs."""
     points = [(member.row.macs, member.val_mean) for member in members]
-    return [members[i] for i in pareto.front(points)]
+    return [members[i] for i in front.front(points)]
 
 
 def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:

@@ -15,8 +15,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import NSGAIIISampler, NSGAIISampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from search import pareto, samplers
+from search import samplers
 from search.ledger import Row
+from search.pareto import front
 from search.space import Params, Space, complete
 
 TRIAL_ID = "trial_id"
@@ -123,7 +124,7 @@ class Proposer:
         if self.name not in ("tpe", "gp") or len(self._scores) <= samplers.WINDOW:
             return None, 0
         numbers, macs, top1, done = (np.array(c) for c in zip(*self._scores, strict=True))
-        best = np.argsort(pareto.ranks(np.column_stack([macs, top1]), done), kind="stable")
+        best = np.argsort(front.ranks(np.column_stack([macs, top1]), done), kind="stable")
         half = samplers.WINDOW // 2
         shown = set(numbers[best[:half]].tolist()) | set(numbers[-half:].tolist())
         trials = self.study.get_trials(deepcopy=False)

@@ -14,7 +14,7 @@ from pruning.errors import UserError
 from search import config as configuration
 from search import results, storage
 from search.options import Config
-from search.pareto import Reference, reference_point
+from search.pareto.front import Reference, reference_point
 
 PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")
 # what a later session may change: it does not touch what finished trials mean

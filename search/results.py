@@ -125,13 +125,13 @@ def exported_points(place: str, record: Mapping[str, Any]) -> list[Point] | None
 
 def so_far(rows: Sequence[Row]) -> list[Point]:
     """The frontier of finished trials, by what each scored on val."""
-    from search import pareto
+    from search.pareto import front
 
     done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
     names = ("trial_id", "method", "widths", "macs", "params", "top1_val", "checkpoint")
     return [
         {"rank": rank} | {name: getattr(done[i], name) for name in names}
-        for rank, i in enumerate(pareto.front(pareto.points_of(done)))
+        for rank, i in enumerate(front.front(front.points_of(done)))
     ]
 
 

@@ -33,7 +33,7 @@ from search.assemble import make_study
 from search.base import Base
 from search.ledger import Row
 from search.options import Config
-from search.pareto import Reference
+from search.pareto.front import Reference
 from search.study import Study
 
 

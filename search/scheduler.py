@@ -23,13 +23,13 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search import pareto
 from search.ledger import Row
 from search.options import SearchConfig
-from search.pareto import Reference
+from search.pareto import front
+from search.pareto.front import Reference
+from search.pareto.strata import Strata, alike
 from search.screening import Screening
 from search.searcher import AGAIN
-from search.strata import Strata, alike
 from search.study import Study
 
 ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
@@ -103,7 +103,7 @@ def _place(
     points = np.array(list(scores.values()))
     bins = strata.index(points[:, 0])
     mine = names.index(trial)
-    order = [i for i in pareto.order(points) if bins[i] == bins[mine]]
+    order = [i for i in front.order(points) if bins[i] == bins[mine]]
     return order.index(mine), len(order)
 
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search import pareto
 from search.ledger import Row
-from search.pareto import Reference
-from search.strata import Strata
+from search.pareto import front
+from search.pareto.front import Reference
+from search.pareto.strata import Strata
 
 WINDOW = 50  # trials with which one is compared: the last
 FEWEST = 4  # trials that have ended, before anything is foretold
@@ -101,15 +101,15 @@ class Screening:
         """Hypervolume that each of `recent` adds to `points`, or would be lost without it."""
         index = {name: i for i, name in enumerate(points)}
         values = np.array(list(points.values()), dtype=np.float64)
-        volume = pareto.hypervolume(values, self.reference)
+        volume = front.hypervolume(values, self.reference)
         gains = []
         for name in recent:
             if name in index:
                 less = np.delete(values, index[name], axis=0)
-                gains.append(volume - pareto.hypervolume(less, self.reference))
+                gains.append(volume - front.hypervolume(less, self.reference))
             else:
                 more = np.vstack([values, foretold[name]])
-                gains.append(pareto.hypervolume(more, self.reference) - volume)
+                gains.append(front.hypervolume(more, self.reference) - volume)
         return np.array(gains)
 
 

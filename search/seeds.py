@@ -11,7 +11,7 @@ from pruning.graph.widths import fit, uniform
 from pruning.methods import Problem, State
 from search.base import PATH
 from search.candidate import Seed
-from search.strata import even
+from search.pareto.strata import even
 
 LEVELS = 8  # MAC shares between the smallest network and the base
 

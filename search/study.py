@@ -15,12 +15,13 @@ from optuna.trial import FrozenTrial
 
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
-from search import pareto, samplers
+from search import samplers
 from search.candidate import Candidate, Limits, Outcome, Seed
 from search.ledger import Ledger, Row, arch_hash, trial_id
+from search.pareto import front
+from search.pareto.strata import Strata
 from search.proposer import TRIAL_ID, Proposer
 from search.space import RATIO, Params, Proposal, Space, complete, neighbour
-from search.strata import Strata
 
 INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
 
@@ -250,9 +251,7 @@ class Study:
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
-        return [
-            done[i] for i in pareto.front(np.array([(r.macs, r.top1_val) for r in done], float))
-        ]
+        return [done[i] for i in front.front(np.array([(r.macs, r.top1_val) for r in done], float))]
 
     def _sparse_share(self) -> float:
         assert self.strata is not None

@@ -8,12 +8,13 @@ from html import escape
 
 import numpy as np
 
-from search import pareto, record
+from search import record
 from search.ledger import Row
+from search.pareto import front
+from search.pareto.strata import Strata
 from search.quantity import human
 from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line, slopes
 from search.results import Results
-from search.strata import Strata
 
 STAGES = ("cut", "repaired", "fine-tuned")
 
@@ -24,9 +25,9 @@ def progress(run: Results) -> Choice:
     if not rows or run.record.get("reference_point") is None:
         return {}
     reference = record.reference(run.record)
-    points = pareto.points_of(rows)
+    points = front.points_of(rows)
     points[[row.status != "complete" for row in rows]] = np.nan
-    volume = [100 * pareto.hypervolume(points[: i + 1], reference) for i in range(len(rows))]
+    volume = [100 * front.hypervolume(points[: i + 1], reference) for i in range(len(rows))]
     bins = strata(run)
     shares = points[:, 0] / reference.base_macs
     seen = [shares[: i + 1][np.isfinite(shares[: i + 1])] for i in range(len(rows))]

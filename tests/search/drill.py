@@ -22,11 +22,12 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
 from pruning.training.loop import Recipe
 from search import base as base_model
-from search import cluster, final, pareto, runner, trainings, trial
+from search import cluster, final, runner, trainings, trial
 from search import config as configuration
 from search.base import Base
 from search.candidate import Candidate
 from search.options import Config
+from search.pareto import front
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes
@@ -108,7 +109,7 @@ def attempt(
 
 
 def measure(config: Config, base: Base, rows: Any, share: Any, say: Any) -> list[final.Member]:
-    members = [rows[i] for i in pareto.front(pareto.points_of(rows))]
+    members = [rows[i] for i in front.front(front.points_of(rows))]
     return [
         final.Member(r, (trainings.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
         for r in members

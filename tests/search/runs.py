@@ -12,10 +12,11 @@ from pruning.graph.surgery import cut
 from pruning.models import checkpoint
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.registry import resolve
-from search import export, pareto, record, storage
+from search import export, record, storage
 from search.final import Member
 from search.ledger import Ledger, Row, Status, arch_hash, trial_id
 from search.options import Config
+from search.pareto import front
 from search.trainings import Training
 from tests.search.spaces import accuracy, network
 
@@ -96,7 +97,7 @@ def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str
         return str(folder)
     members = []
     done = [row for row in rows if row.status == "complete"]
-    for i in pareto.front(pareto.points_of(done)):
+    for i in front.front(front.points_of(done)):
         row = done[i]
         kept = {group.name: w for group, w in zip(GRAPH.groups, row.widths, strict=True)}
         place = str(folder / "checkpoints" / f"{row.trial_id}.safetensors")

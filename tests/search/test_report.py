@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import pareto, report, results, timing
+from search import report, results, timing
 from search.cli import main
 from search.compare import SCHEMA as COMPARISON
+from search.pareto import front
 from search.report import charts, frontier_chart, tables
 from search.report.importance import importance, surplus
 from tests.search.runs import COST, failed, make_rows, make_run
@@ -106,8 +107,8 @@ def test_frontier_chart_shows_what_the_table_has(run: Path) -> None:
 def test_progress_ends_at_the_frontier_s_hypervolume(run: Path) -> None:
     found = results.read(str(run))
     volume, coverage = charts.progress(found)["trials"]["data"]
-    expected = pareto.hypervolume(
-        pareto.points_of(found.complete), charts.record.reference(found.record)
+    expected = front.hypervolume(
+        front.points_of(found.complete), charts.record.reference(found.record)
     )
     assert volume["y"][-1] == pytest.approx(100 * expected)
     assert all(np.diff(volume["y"]) >= 0) and all(np.diff(coverage["y"]) >= 0)

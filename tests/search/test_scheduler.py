@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from search import pareto
 from search.candidate import Outcome
 from search.ledger import Ledger, Row
 from search.options import SearchConfig
+from search.pareto import front
+from search.pareto.strata import Strata
 from search.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
 from search.space import WidthProposal
-from search.strata import Strata
 from search.study import Study
 from tests.search.spaces import accuracy, network
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 STRATA = Strata(0.0, 0.4, bins=2)  # below and above 10 % of the MACs
-REFERENCE = pareto.Reference(network("digits")[1].base_macs, 0.1)
+REFERENCE = front.Reference(network("digits")[1].base_macs, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_neither_end_nor_any_stratum_is_starved():
     assert (strata.counts([s for s, _ in on]) > 0).all()
     shares = strata.counts([s for s, _ in on]) / strata.counts([s for s, _ in all_])
     assert (shares < 0.6).all() and (shares > 0.15).all()
-    reference = pareto.Reference(1, 0.1)
-    lost = 1 - pareto.hypervolume(on, reference) / pareto.hypervolume(all_, reference)
+    reference = front.Reference(1, 0.1)
+    lost = 1 - front.hypervolume(on, reference) / front.hypervolume(all_, reference)
     assert lost < 0.01
     mean = [np.mean([t + 0.4 * (1 - s) ** 4 for s, t in group]) for group in (on, all_)]
     assert mean[0] > mean[1] + 0.02, "those that go on are the better ones"

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from search import pareto
 from search.ledger import Row, Status
+from search.pareto import front
+from search.pareto.strata import Strata
 from search.screening import FEWEST, Screening
-from search.strata import Strata
 
 MACS = 1_000_000
-REFERENCE = pareto.Reference(MACS, 0.1)
+REFERENCE = front.Reference(MACS, 0.1)
 STRATA = Strata(0.0, 0.4, bins=2)  # below and above 10 % of the MACs
 
 
@@ -111,12 +111,10 @@ def test_what_goes_on_is_a_share_and_better_than_chance() -> None:
     shares = [r.macs / MACS for r in whole]
     assert (strata.counts(shares) > 0).all()
     chance = [
-        pareto.hypervolume(
-            pareto.points_of(rng.permutation(np.array(rows))[: len(whole)]), REFERENCE
-        )
+        front.hypervolume(front.points_of(rng.permutation(np.array(rows))[: len(whole)]), REFERENCE)
         for _ in range(20)
     ]
-    assert pareto.hypervolume(pareto.points_of(whole), REFERENCE) > max(chance)
+    assert front.hypervolume(front.points_of(whole), REFERENCE) > max(chance)
 
 
 def test_a_resumed_search_goes_on_as_it_would_have() -> None:

@@ -9,12 +9,12 @@ from optuna.trial import TrialState
 
 from pruning.errors import UserError
 from pruning.graph.widths import fit, uniform
-from search import pareto
 from search.candidate import Candidate, Limits, Outcome, Seed
 from search.ledger import Ledger, arch_hash
+from search.pareto import front
+from search.pareto.strata import Strata, alike
 from search.samplers import NAMES, WINDOW
 from search.space import RATIO, WidthProposal
-from search.strata import Strata, alike
 from search.study import Study
 from search.thresholds import MixedProposal, ThresholdProposal
 from tests.search.spaces import Scalar, accuracy, network
@@ -323,7 +323,7 @@ def test_tpe_sees_a_window_with_the_frontier_in_it(tmp_path):
     numbers, since = study.proposer._window()
     assert len(numbers) <= WINDOW and since == len(study.proposer.study.trials)
     done = [row for row in study.rows if row.status == "complete"]
-    best = pareto.front(np.array([(row.macs, row.top1_val) for row in done]))
+    best = front.front(np.array([(row.macs, row.top1_val) for row in done]))
     shown = set(numbers)
     assert {study.trial_of(done[i]).number for i in best[: WINDOW // 2]} <= shown
     latest = [study.trial_of(row).number for row in study.rows if row.status != "failed"][
@@ -354,7 +354,7 @@ def test_unknown_sampler_and_slow_gp_say_so(tmp_path, caplog):
 def test_search_beats_independent_random_widths(tmp_path):
     """PITFALLS 10: independent widths in 200 trials against seeds, ratio and offsets in 40."""
     graph, cost, lat = network("resnet56")
-    reference = pareto.reference_point(cost.base_macs, 10)
+    reference = front.reference_point(cost.base_macs, 10)
     rng = np.random.default_rng(0)
     random = [lat.snap(graph.widths * rng.uniform(0.1, 1, 30)) for _ in range(200)]
     points = [(cost.macs(w), accuracy(graph, w)) for w in random]
@@ -364,4 +364,4 @@ def test_search_beats_independent_random_widths(tmp_path):
         top1 = accuracy(graph, candidate.widths)
         study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1))
     found = [(row.macs, row.top1_val) for row in study.rows]
-    assert pareto.hypervolume(found, reference) > pareto.hypervolume(points, reference)
+    assert front.hypervolume(found, reference) > front.hypervolume(points, reference)
