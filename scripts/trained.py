@@ -11,8 +11,8 @@ from pruning.data.images import Images
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.models.registry import load_weights, resolve
-from search import data
-from search.data import DataConfig
+from search.data import splits as data
+from search.data.splits import DataConfig
 
 
 @dataclass(frozen=True)

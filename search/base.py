@@ -23,7 +23,8 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
 from pruning.training.loop import finetune
-from search import cluster, data, reach, states
+from search import cluster, reach, states
+from search.data import splits as data
 from search.options import Config, SearchConfig
 from search.validation import method_names
 

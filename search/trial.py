@@ -22,9 +22,10 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.oneshot import Slimmed
 from pruning.training.loop import Recipe, evaluate, finetune
-from search import data, latency
+from search import latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.candidate import Candidate
+from search.data import splits as data
 from search.memory import free, keep_kernels
 from search.options import Config
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pruning.errors import UserError
 from search import config as configs
 from search.arguments import Parser
-from search.data import KINDS
+from search.data.splits import KINDS
 from search.options import Config, DataConfig, ModelConfig, ProfileOptions
 from search.quantity import human
 

@@ -21,8 +21,8 @@ from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 from pruning.models.cifar import digits
 from pruning.training.loop import Recipe, evaluate, finetune
-from search import cache
-from search.data import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
+from search.data import cache
+from search.data.splits import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
 
 
 @pytest.fixture(autouse=True)
@@ -303,7 +303,7 @@ def test_cifar10_of_the_hub(shared: Path) -> None:
     if not root.is_dir():
         pytest.skip(f"needs CIFAR-10 as Parquet files in {root}")
     from pruning.models import files
-    from search.decode import _Parquet
+    from search.data.sources import _Parquet
 
     store, path = files.filesystem(root)
     reader = _Parquet(store, path, str(root), 32, DataConfig("cifar10", str(root)))

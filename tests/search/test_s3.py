@@ -22,8 +22,9 @@ from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.models.registry import resolve
 from search import base as base_model
-from search import cli, data, runner
+from search import cli, runner
 from search import config as configuration
+from search.data import splits
 from search.ledger import Ledger
 
 QUICK = ["digits", "--base.epochs=0.5", "--finetune.epochs=0.1", "--search.final_seeds=1"]
@@ -141,7 +142,7 @@ def test_images_and_weights_come_from_there_and_are_cached(
     assert base.info.classes == 5
     cached = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert len(cached) == 4, "pixels and labels of two splits"
-    again = data.load(config.data, config.seed)
+    again = splits.load(config.data, config.seed)
     assert len(again.train) + len(again.val) == 60
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == cached
 

@@ -20,10 +20,10 @@ from pruning.data.images import Images, ImageSet
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 from pruning.models import files as uri
-from search.cache import CHUNK, cached
+from search.data.cache import CHUNK, cached
 
 if TYPE_CHECKING:
-    from search.data import DataConfig
+    from search.data.splits import DataConfig
 
 TEST_NAMES = ("test", "validation", "valid", "val")
 """Splits that serve as test, the first that exists."""
@@ -83,7 +83,7 @@ class _Digits:
     def read(self, split: str) -> Source:
         from sklearn.datasets import load_digits
 
-        from search.data import stratified
+        from search.data.splits import stratified
 
         digits = load_digits()
         pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]

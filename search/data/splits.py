@@ -16,7 +16,7 @@ from pruning.errors import UserError
 
 if TYPE_CHECKING:
     from pruning.data.images import Images
-    from search.decode import Source
+    from search.data.sources import Source
 
 DIGITS_BASE: dict[str, Any] = {
     "epochs": 10.0,
@@ -93,14 +93,14 @@ KINDS = {
 def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     """The splits of a data set on a device; `seed` draws val. UserError where something is amiss.
 
-    Decoded images are cached (see search.decode), so only the first load of a set is slow.
+    Decoded images are cached (see search.data.sources), so only the first load of a set is slow.
     """
-    from search import decode
+    from search.data import sources
 
     kind = _kind(config)
     size = config.image_size or kind.size
     rule = _rule(config.val)
-    source = decode.source(config, size)
+    source = sources.source(config, size)
     train, test = source.read("train"), source.read("test")
     if rule.split:
         if config.name == "digits":
@@ -115,7 +115,7 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     augment = kind.augment if config.augment == "auto" else config.augment
 
     def images(part: Source) -> Images:
-        return decode.images(part, mean=mean, std=std, classes=classes, augment=augment)
+        return sources.images(part, mean=mean, std=std, classes=classes, augment=augment)
 
     whole = images(train)
     if rows is None:
