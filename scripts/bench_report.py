@@ -21,9 +21,10 @@ from playwright.sync_api import sync_playwright
 from surface import Surface
 from surface_search import Bench, Variant, outcome_of
 
-from search import config, record, report
+from search import record, report
+from search.config import loader
+from search.config.schema import Config
 from search.ledger import Row
-from search.options import Config
 from search.results import Results, so_far
 
 
@@ -51,7 +52,7 @@ def page(bench: Bench, rows: list[Row]) -> str:
     return report.render(
         Results(
             place="RUN",
-            record=record.create(settings, base, 10) | {"config": config.to_dict(settings)},
+            record=record.create(settings, base, 10) | {"config": loader.to_dict(settings)},
             rows=rows,
             points=so_far(rows),
             finished=False,

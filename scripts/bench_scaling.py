@@ -27,12 +27,12 @@ from benchmark import emit
 from rich.console import Console
 
 from search import base as base_model
-from search import config as configuration
 from search import runner
 from search.base import Base
 from search.candidate import Candidate
+from search.config import loader as configuration
+from search.config.schema import Config
 from search.ledger import Ledger
-from search.options import Config
 
 SLEEP = 2.0
 PATIENCE = 600.0  # for the last worker to start

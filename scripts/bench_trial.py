@@ -29,11 +29,11 @@ from pruning.graph.surgery import cut
 from pruning.graph.widths import fit, uniform
 from pruning.training.batch_norm import recalibrate
 from search import base as base_model
-from search import config as configuration
 from search import runner, trial
 from search.candidate import Candidate
+from search.config import loader as configuration
+from search.config.schema import Config
 from search.ledger import Ledger
-from search.options import Config
 
 TRIALS = 60
 

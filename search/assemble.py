@@ -5,11 +5,11 @@ from __future__ import annotations
 from pruning.methods import Problem
 from search import cluster, proposals, reach, seeds
 from search.base import Base
+from search.config.schema import Config
+from search.config.validation import method_names
 from search.ledger import Ledger
-from search.options import Config
 from search.pareto.strata import Strata
 from search.study import Study
-from search.validation import method_names
 
 
 def make_study(config: Config, base: Base, problem: Problem, share: cluster.Share) -> Study:

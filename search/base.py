@@ -24,9 +24,9 @@ from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
 from pruning.training.loop import finetune
 from search import cluster, reach, states
+from search.config.schema import Config, SearchConfig
+from search.config.validation import method_names
 from search.data import splits as data
-from search.options import Config, SearchConfig
-from search.validation import method_names
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones

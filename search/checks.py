@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pruning.errors import UserError
 from search import storage
-from search.options import Config
+from search.config.schema import Config
 
 PACKAGES = ("slimfront", "torch", "ray")
 TIMEOUT = 300.0  # s for all nodes to answer: a first worker imports torch, maybe from a slow disk

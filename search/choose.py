@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search import quantity, results
-from search.quantity import human
+from search import results
+from search.config import quantity
+from search.config.quantity import human
 
 if TYPE_CHECKING:
-    from search.arguments import Parser
+    from search.config.parser import Parser
 
 Point = Mapping[str, Any]
 _COST = re.compile(r"(?P<value>.*?)\s*(?P<what>macs?|params?|parameters)?", re.I)

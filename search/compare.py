@@ -17,10 +17,10 @@ from search import base as base_model
 from search import storage, trainings
 from search.base import Base
 from search.cluster import Share
+from search.config.schema import Config
 from search.export import to_csv
 from search.final import Member
 from search.ledger import Row, arch_hash
-from search.options import Config
 
 Point = Mapping[str, Any]
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (

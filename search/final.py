@@ -13,8 +13,8 @@ import numpy as np
 
 from search import cluster, storage, trainings
 from search.base import Base
+from search.config.schema import Config
 from search.ledger import Ledger, Row
-from search.options import Config
 from search.pareto import front
 from search.trainings import Training
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from pruning.errors import UserError
 from pruning.layout import settle
-from search import quantity
+from search.config import quantity
 
 MEASURE_S = 0.8
 SEARCH_S = 0.1  # in a search, where each trial pays for it

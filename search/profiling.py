@@ -13,7 +13,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import Lattice, lattice, uniform
-from search import quantity
+from search.config import quantity
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from pruning import methods
 from pruning.methods import Problem, State
-from search.options import SearchConfig
+from search.config.schema import SearchConfig
+from search.config.validation import method_names
 from search.space import Space, WidthProposal, Widths
 from search.thresholds import MixedProposal, ThresholdProposal
-from search.validation import method_names
 
 
 def make(

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pruning.errors import UserError
-from search import config as configuration
 from search import results, storage
-from search.options import Config
+from search.config import loader as configuration
+from search.config.schema import Config
 from search.pareto.front import Reference, reference_point
 
 PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")

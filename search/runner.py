@@ -31,8 +31,8 @@ from search import (
 from search import trial as trial_body
 from search.assemble import make_study
 from search.base import Base
+from search.config.schema import Config
 from search.ledger import Row
-from search.options import Config
 from search.pareto.front import Reference
 from search.study import Study
 
@@ -246,6 +246,6 @@ def _introduce(
 
 
 def _plain(config: Config) -> dict[str, Any]:
-    from search import config as configuration
+    from search.config import loader as configuration
 
     return configuration.to_dict(config)

@@ -23,8 +23,8 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from search.config.schema import SearchConfig
 from search.ledger import Row
-from search.options import SearchConfig
 from search.pareto import front
 from search.pareto.front import Reference
 from search.pareto.strata import Strata, alike

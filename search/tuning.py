@@ -16,7 +16,7 @@ from rich.console import Console
 
 from search import cluster, scheduler, worker
 from search.base import Base
-from search.options import Config
+from search.config.schema import Config
 from search.pareto.front import Reference
 from search.progress import Progress
 from search.searcher import FrontierSearcher

@@ -14,7 +14,7 @@ from pruning.errors import UserError
 from search import checks, cluster, memory, trial
 from search.base import Base
 from search.candidate import Candidate
-from search.options import Config
+from search.config.schema import Config
 from search.trial import FATAL
 
 

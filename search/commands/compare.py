@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search.arguments import Parser
+from search.config.parser import Parser
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
-    from search.config import Config
+    from search.config.loader import Config
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def compare(
 ) -> tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]:
     """The comparison, the run's record and its frontier."""
     from search import base as base_model
-    from search import cluster, config, runner, validation
+    from search import cluster, runner
     from search import compare as comparison
+    from search.config import loader, validation
     from search.results import read_points, read_record
 
     record = read_record(place)
@@ -78,7 +79,7 @@ def compare(
         raise UserError(f"{place} has no final frontier yet; finish its search first")
     if untested := len(every) - len(points):
         console.print(f"{untested} points without a final training are left out")
-    settings = config.absolute(_as_called(config.from_dict(record["config"]), place, options))
+    settings = loader.absolute(_as_called(loader.from_dict(record["config"]), place, options))
     names = validation.method_names(options.baselines)
     search = replace(settings.search, method=",".join(names), seeds=False)
     measured = replace(settings, search=search)
@@ -100,7 +101,7 @@ def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
     UserError where the run names some that the caller has not given.
     """
     from pruning.models import registry
-    from search.validation import is_local
+    from search.config.validation import is_local
 
     model, data = settings.model, settings.data
     if registry.runs_code(model.name) and not options.trust_factory:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.errors import UserError
 from search import choose
-from search.arguments import Parser
-from search.quantity import human
+from search.config.parser import Parser
+from search.config.quantity import human
 
 if TYPE_CHECKING:
     from search.deploy import Deployed

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search import choose
-from search.arguments import Parser
 from search.choose import ChooseOptions
-from search.quantity import human
+from search.config.parser import Parser
+from search.config.quantity import human
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search import config as configs
-from search.arguments import Parser
+from search.config import loader as configs
+from search.config.parser import Parser
+from search.config.quantity import human
+from search.config.schema import Config, DataConfig, ModelConfig, ProfileOptions
 from search.data.splits import KINDS
-from search.options import Config, DataConfig, ModelConfig, ProfileOptions
-from search.quantity import human
 
 if TYPE_CHECKING:
     from search.profiling import Profile

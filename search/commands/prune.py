@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pruning.errors import UserError
-from search import config, quantity
+from search.config import loader, quantity
 
 USAGE = (
     "[CONFIG] --method peel --macs 50% [--repair feedback] [--to model.safetensors] "
@@ -52,12 +52,12 @@ def run(argv: Sequence[str], prog: str) -> None:
     if own.repair not in (None, *REPAIRS):
         parser.error(f"--repair {own.repair}: choose one of {', '.join(REPAIRS)}")
     methods.get(own.method)  # one of them, by its name
-    settings = config.load(rest, prog)
+    settings = loader.load(rest, prog)
     search = replace(settings.search, method=own.method, seeds=False)
     if own.repair:
         search = replace(search, repair=own.repair)
     settings = replace(settings, search=search)
-    config.validate(settings)
+    loader.validate(settings)
     target = quantity.parse(own.macs, "macs")
     result = prune(settings, target, own.to, quiet=own.json)
     if own.json:
@@ -67,7 +67,7 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def prune(
-    settings: config.Config, target: quantity.Quantity, place: str, *, quiet: bool = False
+    settings: loader.Config, target: quantity.Quantity, place: str, *, quiet: bool = False
 ) -> dict[str, Any]:
     """Prune and fine-tune one network, write it; what was done, with accuracies as fractions."""
     import time

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search import config
+from search.config import loader
 
 
 def run(argv: Sequence[str], prog: str) -> None:
     """Search as [CONFIG] and flags say, then show the frontier."""
-    chosen = config.load(argv, prog)
+    chosen = loader.load(argv, prog)
 
     from rich.console import Console
 

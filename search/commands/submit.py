@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import UserError
-from search import config as configuration
 from search import upload
-from search.arguments import Parser
-from search.validation import is_local
+from search.config import loader as configuration
+from search.config.parser import Parser
+from search.config.validation import is_local
 
 SHOWN = 8  # files listed
 

@@ -7,8 +7,8 @@ from html import escape
 
 import numpy as np
 
+from search.config.quantity import human
 from search.ledger import Row
-from search.quantity import human
 from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
 from search.results import Point, Results, accuracy
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.quantity import human
+from search.config.quantity import human
 from search.results import Point, Results, accuracy
 
 MINUS = "−"

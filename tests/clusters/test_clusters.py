@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from search import config as configuration
-from search.validation import is_local
+from search.config import loader as configuration
+from search.config.validation import is_local
 
 FOLDER = Path(__file__).resolve().parents[2] / "clusters"
 NAMES = ("local", "aws", "gcp")

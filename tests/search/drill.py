@@ -23,10 +23,10 @@ from pruning.models import files
 from pruning.training.loop import Recipe
 from search import base as base_model
 from search import cluster, final, runner, trainings, trial
-from search import config as configuration
 from search.base import Base
 from search.candidate import Candidate
-from search.options import Config
+from search.config import loader as configuration
+from search.config.schema import Config
 from search.pareto import front
 from tests.search.spaces import accuracy
 

@@ -13,9 +13,9 @@ from pruning.models import checkpoint
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.registry import resolve
 from search import export, record, storage
+from search.config.schema import Config
 from search.final import Member
 from search.ledger import Ledger, Row, Status, arch_hash, trial_id
-from search.options import Config
 from search.pareto import front
 from search.trainings import Training
 from tests.search.spaces import accuracy, network

@@ -11,8 +11,8 @@ import pytest
 
 from pruning.errors import UserError
 from search import checks
-from search import config as configuration
 from search.checks import Facts
+from search.config import loader as configuration
 
 GOOD = Facts("gpu1 (10.0.0.1)", 8.0, versions=checks.versions(), gpus=8)
 

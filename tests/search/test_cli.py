@@ -16,8 +16,8 @@ import safetensors.torch
 from pruning.models import registry
 from search import cli
 from search.cli import COMMANDS, main
+from search.config.schema import Config
 from search.ledger import Ledger, Row
-from search.options import Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

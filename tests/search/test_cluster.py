@@ -20,11 +20,11 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from search import cluster, runner, trainings
-from search import config as configuration
 from search.base import Base
 from search.candidate import Candidate
+from search.config import loader as configuration
+from search.config.schema import Config
 from search.ledger import Ledger
-from search.options import Config
 
 DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pruning.errors import UserError
-from search import config, quantity
-from search.config import Config
-from search.options import RecipeConfig
+from search.config import loader, quantity
+from search.config.loader import Config
+from search.config.schema import RecipeConfig
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def test_human(value: float, text: str) -> None:
     assert quantity.human(value) == text
 
 
-@pytest.mark.parametrize("name", config.packaged())
+@pytest.mark.parametrize("name", loader.packaged())
 def test_packaged_configuration(name: str, tmp_path: Path) -> None:
-    chosen = config.load([name, "--data.root", str(tmp_path)])
-    written = config.from_dict(config.read(name), name)
+    chosen = loader.load([name, "--data.root", str(tmp_path)])
+    written = loader.from_dict(loader.read(name), name)
     assert chosen.model == written.model
     assert chosen.trials == written.trials >= 24
     assert Path(chosen.out).parts[-2:] == ("runs", name)
 
 
 def test_the_default_is_the_digits_demo() -> None:
-    chosen = config.load([])
+    chosen = loader.load([])
     assert chosen.data.name == chosen.model.name == "digits"
     assert chosen.trials >= 24
     assert Path(chosen.out).parts[-2:] == ("runs", "digits")
@@ -75,25 +75,25 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("trials: 7\nfinetune: {epochs: 3, lr: 1e-2}\nmodel: {args: {num_classes: 3}}\n")
     flags = ["--trials", "9", str(path), "--finetune.epochs=0.5", "--search.max-macs", "60%"]
-    chosen = config.load(flags)
+    chosen = loader.load(flags)
     assert (chosen.trials, chosen.finetune.epochs, chosen.finetune.lr) == (9, 0.5, 0.01)
     assert chosen.search.max_macs == "60%"
     assert chosen.model.args == {"num_classes": 3}
     assert chosen.out.endswith("runs/mine")
-    assert config.load([str(path), "--model.args.num_classes", "4"]).model.args["num_classes"] == 4
+    assert loader.load([str(path), "--model.args.num_classes", "4"]).model.args["num_classes"] == 4
 
 
 def test_round_trip_through_json_and_yaml() -> None:
     flags = ["--search.reference_point", "[1e6, 0.1]", "--search.max_macs", "60%", "--seed", "3"]
-    chosen = config.load(flags)
-    tree = config.to_dict(chosen)
-    assert config.from_dict(json.loads(json.dumps(tree))) == chosen
-    assert config.from_dict(yaml.safe_load(yaml.safe_dump(tree))) == chosen
+    chosen = loader.load(flags)
+    tree = loader.to_dict(chosen)
+    assert loader.from_dict(json.loads(json.dumps(tree))) == chosen
+    assert loader.from_dict(yaml.safe_load(yaml.safe_dump(tree))) == chosen
     assert chosen.search.reference_point == (1e6, 0.1)
 
 
 def test_local_paths_become_absolute_and_addresses_stay() -> None:
-    chosen = config.load(["--out", "runs/x", "--resources.storage_path", "s3://bucket/x"])
+    chosen = loader.load(["--out", "runs/x", "--resources.storage_path", "s3://bucket/x"])
     assert chosen.out == str(Path("runs/x").absolute())
     assert chosen.resources.storage_path == "s3://bucket/x"
 
@@ -101,8 +101,8 @@ def test_local_paths_become_absolute_and_addresses_stay() -> None:
 def test_changed_keys() -> None:
     a = Config()
     b = dataclasses.replace(a, trials=99, search=dataclasses.replace(a.search, sampler="gp"))
-    assert set(config.changed_keys(a, b)) == {"trials", "search.sampler"}
-    assert config.changed_keys(a, a) == []
+    assert set(loader.changed_keys(a, b)) == {"trials", "search.sampler"}
+    assert loader.changed_keys(a, a) == []
 
 
 def test_recipes_are_those_of_finetune() -> None:
@@ -132,14 +132,14 @@ def test_bad_file_is_named_with_the_remedy(tmp_path: Path, text: str, words: str
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml") as caught:
-        config.load([str(path)])
+        loader.load([str(path)])
     assert words in str(caught.value)
 
 
 def test_yaml_switches_and_empty_sections(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("search:\n  early_stopping: off\n  seeds: no\nmodel:\n")
-    chosen = config.load([str(path)])
+    chosen = loader.load([str(path)])
     assert chosen.search.early_stopping == "off"
     assert chosen.search.seeds is False
 
@@ -171,13 +171,13 @@ def test_yaml_switches_and_empty_sections(tmp_path: Path) -> None:
 )
 def test_values_that_cannot_work(flags: list[str], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        config.load(flags)
+        loader.load(flags)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("share", ["0", "1", "2", "0.5", "0.25", "0.3333", "0.33", "0.125"])
 def test_gpu_shares_that_work(share: str) -> None:
-    resources = config.load(["--resources.gpus_per_trial", share]).resources
+    resources = loader.load(["--resources.gpus_per_trial", share]).resources
     assert resources.gpus(available=8) == float(share)
 
 

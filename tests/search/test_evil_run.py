@@ -15,7 +15,7 @@ from pruning.models import checkpoint, files, registry
 from search import base as base_model
 from search import cluster, storage
 from search.cli import main
-from search.options import Config, ModelConfig
+from search.config.schema import Config, ModelConfig
 from tests.search.runs import make_rows, make_run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search import cluster, final, trainings
-from search import config as configuration
+from search.config import loader as configuration
 from search.ledger import Ledger
 from search.trainings import Training
 from tests.search import runs

@@ -19,10 +19,11 @@ import pytest
 import torch
 
 from search import base as base_model
-from search import cluster, config, worker
+from search import cluster, worker
 from search.base import Base
 from search.candidate import Candidate
-from search.options import Config
+from search.config import loader as config
+from search.config.schema import Config
 
 TRIALS = 20
 ROOT = Path(__file__).parents[2]

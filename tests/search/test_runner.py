@@ -22,10 +22,10 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from search import base as base_model
-from search import config as configuration
 from search import record, runner
+from search.config import loader as configuration
+from search.config.schema import Config
 from search.ledger import Ledger
-from search.options import Config
 from search.pareto import front as pareto
 
 pytestmark = pytest.mark.usefixtures("ray_local")

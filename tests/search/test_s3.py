@@ -23,7 +23,7 @@ from pruning.models import checkpoint, files
 from pruning.models.registry import resolve
 from search import base as base_model
 from search import cli, runner
-from search import config as configuration
+from search.config import loader as configuration
 from search.data import splits
 from search.ledger import Ledger
 

@@ -9,8 +9,8 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from search.candidate import Outcome
+from search.config.schema import SearchConfig
 from search.ledger import Ledger, Row
-from search.options import SearchConfig
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs

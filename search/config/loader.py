@@ -12,8 +12,8 @@ import yaml
 from jsonargparse import Namespace, get_loader
 
 from pruning.errors import UserError
-from search.arguments import Parser, leaf_types, walk
-from search.options import (
+from search.config.parser import Parser, leaf_types, walk
+from search.config.schema import (
     Config,
     DataConfig,
     ModelConfig,
@@ -21,7 +21,7 @@ from search.options import (
     ResourceConfig,
     SearchConfig,
 )
-from search.validation import is_local, method_names, validate
+from search.config.validation import is_local, method_names, validate
 
 __all__ = [
     "Config",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruning.errors import UserError
-from search import quantity
+from search.config import quantity
+from search.config.schema import Config, RecipeConfig, ResourceConfig, SearchConfig
 from search.data import splits
-from search.options import Config, RecipeConfig, ResourceConfig, SearchConfig
 
 LIMITS = ("max_macs", "min_macs", "max_params", "max_latency_ms")
 
