@@ -15,9 +15,9 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.models import registry
 from search.candidate import Outcome
-from search.ledger import Ledger
 from search.pareto.strata import Strata
 from search.space import WidthProposal
+from search.storage.ledger import Ledger
 from search.study import Study
 
 

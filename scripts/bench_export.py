@@ -28,7 +28,9 @@ from pruning.graph.cost import Cost
 from pruning.graph.widths import fit
 from pruning.models import checkpoint
 from pruning.models.registry import resolve
-from search import deploy, results, storage
+from search import deploy
+from search.storage import files as storage
+from search.storage import results
 
 # network: input shape
 NETWORKS = {

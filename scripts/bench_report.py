@@ -21,11 +21,12 @@ from playwright.sync_api import sync_playwright
 from surface import Surface
 from surface_search import Bench, Variant, outcome_of
 
-from search import record, report
+from search import report
 from search.config import loader
 from search.config.schema import Config
-from search.ledger import Row
-from search.results import Results, so_far
+from search.storage import record
+from search.storage.ledger import Row
+from search.storage.results import Results, so_far
 
 
 def search(bench: Bench, trials: int) -> list[Row]:

@@ -32,7 +32,7 @@ from search.base import Base
 from search.candidate import Candidate
 from search.config import loader as configuration
 from search.config.schema import Config
-from search.ledger import Ledger
+from search.storage.ledger import Ledger
 
 SLEEP = 2.0
 PATIENCE = 600.0  # for the last worker to start

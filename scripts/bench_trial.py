@@ -33,7 +33,7 @@ from search import runner, trial
 from search.candidate import Candidate
 from search.config import loader as configuration
 from search.config.schema import Config
-from search.ledger import Ledger
+from search.storage.ledger import Ledger
 
 TRIALS = 60
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmark import table
 
-from search import results
+from search.storage import results
 
 HERE = Path(__file__).resolve().parent
 METHODS = "--network resnet56 --epochs 5 --lr 0.05 --batch 512 --macs 0.5 0.25"

@@ -15,11 +15,11 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import fit, lattice, uniform
 from pruning.models import registry
 from search.candidate import Candidate, Outcome, Seed
-from search.ledger import Ledger, Row
 from search.pareto import front
 from search.pareto.strata import Strata, even
 from search.seeds import LEVELS
 from search.space import WidthProposal
+from search.storage.ledger import Ledger, Row
 from search.study import Study
 
 Array = NDArray[np.float64]

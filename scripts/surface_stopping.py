@@ -15,9 +15,9 @@ from surface_search import Array, Bench, Variant, outcome_of
 
 from search import scheduler
 from search.candidate import Candidate, Outcome
-from search.ledger import Row
 from search.pareto.strata import alike
 from search.screening import Screening
+from search.storage.ledger import Row
 
 BUDGETS = (200, 400, 600, 1000, 2000)  # epochs of whole trainings: up to 200 trials
 

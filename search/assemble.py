@@ -7,8 +7,8 @@ from search import cluster, proposals, reach, seeds
 from search.base import Base
 from search.config.schema import Config
 from search.config.validation import method_names
-from search.ledger import Ledger
 from search.pareto.strata import Strata
+from search.storage.ledger import Ledger
 from search.study import Study
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pruning.graph.cost import Cost
-from search.ledger import Row, Status
+from search.storage.ledger import Row, Status
 
 _NESTED = ("scalars", "params")
 

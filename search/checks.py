@@ -22,8 +22,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pruning.errors import UserError
-from search import storage
 from search.config.schema import Config
+from search.storage import files
 
 PACKAGES = ("slimfront", "torch", "ray")
 TIMEOUT = 300.0  # s for all nodes to answer: a first worker imports torch, maybe from a slow disk
@@ -51,7 +51,7 @@ def check_nodes(config: Config, gpus: float) -> None:
     Same versions everywhere, GPUs that torch sees, RUN readable and writable from every node.
     RUN is left as it was.
     """
-    _check_bucket(storage.open_uri(config.out))
+    _check_bucket(files.open_uri(config.out))
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
@@ -63,8 +63,8 @@ def check_nodes(config: Config, gpus: float) -> None:
 
 def check_joined(config: Config) -> None:
     """Inside a worker of a running search, whose node may have joined late: RUN must be shared."""
-    run = storage.open_uri(config.out)
-    if run.is_local and not storage.exists(run / "run.json"):
+    run = files.open_uri(config.out)
+    if run.is_local and not files.exists(run / "run.json"):
         raise UserError(_not_shared(platform.node(), config.out))
 
 
@@ -98,10 +98,10 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
-def _check_bucket(run: storage.Location) -> None:
+def _check_bucket(run: files.Location) -> None:
     """Writing would find out too, but only after the base model has been trained."""
     bucket = run.path.partition("/")[0]
-    if not run.is_local and not storage.exists(storage.Location(run.filesystem, bucket)):
+    if not run.is_local and not files.exists(files.Location(run.filesystem, bucket)):
         raise UserError(
             f"there is no bucket {bucket}, or no access to it; make it, or correct --out"
         )
@@ -109,10 +109,10 @@ def _check_bucket(run: storage.Location) -> None:
 
 def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Facts]:
     """Each node reads a file that the driver wrote into RUN, and writes another beside it."""
-    run, name = storage.open_uri(out), f".probe-{uuid.uuid4().hex}"
+    run, name = files.open_uri(out), f".probe-{uuid.uuid4().hex}"
     folders = _missing_folders(run)
     try:
-        storage.write_atomic(run / name / "driver", b"driver")
+        files.write_atomic(run / name / "driver", b"driver")
         pending = []
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -120,17 +120,17 @@ def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Fact
             gpus_there = node["Resources"].get("GPU", 0.0)
             pending.append((task.remote(_name(node), out, name, gpus_there, bool(gpus)), node))
         answers = [_answer(ref, node) for ref, node in pending]
-        replies = {place.name for place in storage.list_files(run / name)}
+        replies = {place.name for place in files.list_files(run / name)}
         return [replace(facts, replied=file in replies) for facts, file in answers]
     finally:
         with contextlib.suppress(OSError):  # nothing could be written
-            storage.remove_folder(run / name)
+            files.remove_folder(run / name)
         for folder in folders:
             with contextlib.suppress(OSError):  # another run has begun in it
                 folder.rmdir()
 
 
-def _missing_folders(run: storage.Location) -> list[Path]:
+def _missing_folders(run: files.Location) -> list[Path]:
     """The local folders that writing into RUN makes, RUN first."""
     if not run.is_local:
         return []
@@ -159,9 +159,9 @@ def _facts(host: str, out: str, name: str, declared: float, gpus: bool) -> tuple
     """The task on a node; also the name of the file that it wrote."""
     file, problem = uuid.uuid4().hex, ""
     try:
-        probe = storage.open_uri(out) / name
-        storage.read_bytes(probe / "driver")
-        storage.write_atomic(probe / file, host.encode())
+        probe = files.open_uri(out) / name
+        files.read_bytes(probe / "driver")
+        files.write_atomic(probe / file, host.encode())
     except FileNotFoundError:
         pass  # no reply: writing would make a folder that is not the driver's
     except (OSError, UserError) as error:

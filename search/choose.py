@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search import results
 from search.config import quantity
 from search.config.quantity import human
+from search.storage import results
 
 if TYPE_CHECKING:
     from search.config.parser import Parser

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from pruning import methods
 from search import base as base_model
-from search import storage, trainings
+from search import trainings
 from search.base import Base
 from search.cluster import Share
 from search.config.schema import Config
 from search.export import to_csv
 from search.final import Member
-from search.ledger import Row, arch_hash
+from search.storage import files
+from search.storage.ledger import Row, arch_hash
 
 Point = Mapping[str, Any]
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -108,11 +109,11 @@ def compare(
         if done:
             records.append(_record(shot, Member(shot.row, done), points, base))
     table = pa.Table.from_pylist(records, schema=SCHEMA)
-    run, sink = storage.open_uri(config.out), pa.BufferOutputStream()
+    run, sink = files.open_uri(config.out), pa.BufferOutputStream()
     pq.write_table(table, sink)
-    storage.write_atomic(run / "comparison.parquet", sink.getvalue().to_pybytes())
-    storage.write_atomic(run / "comparison.csv", to_csv(table))
-    storage.write_atomic(run / "comparison.png", picture(table, points))
+    files.write_atomic(run / "comparison.parquet", sink.getvalue().to_pybytes())
+    files.write_atomic(run / "comparison.csv", to_csv(table))
+    files.write_atomic(run / "comparison.png", picture(table, points))
     return table
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from pruning.models import files
-from search.ledger import Row
-from search.results import Results
+from search.storage.ledger import Row
+from search.storage.results import Results
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -14,10 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pruning.models import files
-from search import storage
 from search.final import Member
-from search.ledger import Row
 from search.pareto import front
+from search.storage import files as storage
+from search.storage.ledger import Row
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from optuna.samplers import NSGAIIISampler, NSGAIISampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search import samplers
-from search.ledger import Row
 from search.pareto import front
 from search.space import Params, Space, complete
+from search.storage.ledger import Row
 
 TRIAL_ID = "trial_id"
 _STATES = {

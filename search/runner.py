@@ -15,25 +15,15 @@ from rich.console import Console
 from pruning.errors import UserError
 from pruning.models import files
 from search import base as base_model
-from search import (
-    checks,
-    cluster,
-    correlation,
-    export,
-    final,
-    interrupt,
-    lease,
-    record,
-    report,
-    results,
-    storage,
-)
+from search import checks, cluster, correlation, export, final, interrupt, report
 from search import trial as trial_body
 from search.assemble import make_study
 from search.base import Base
 from search.config.schema import Config
-from search.ledger import Row
 from search.pareto.front import Reference
+from search.storage import files as storage
+from search.storage import lock, record, results
+from search.storage.ledger import Row
 from search.study import Study
 
 
@@ -75,7 +65,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     study = None
     if before is None:  # may refuse, and then nothing is written
         study = make_study(config, base, problem, share)
-    with lease.hold(place, say):
+    with lock.hold(place, say):
         if before is None and results.find_record(place) is not None:
             raise UserError(f"another process has begun {config.out}; give the command once more")
         # not sooner: another driver may have added to the ledger until now

@@ -24,12 +24,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.config.schema import SearchConfig
-from search.ledger import Row
 from search.pareto import front
 from search.pareto.front import Reference
 from search.pareto.strata import Strata, alike
 from search.screening import Screening
 from search.searcher import AGAIN
+from search.storage.ledger import Row
 from search.study import Study
 
 ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker

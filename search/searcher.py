@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from pruning.errors import UserError
 from search.candidate import Outcome
-from search.ledger import STATUSES
+from search.storage.ledger import STATUSES
 from search.study import Study
 from search.trial import FATAL
 

@@ -17,11 +17,11 @@ from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
 from search import samplers
 from search.candidate import Candidate, Limits, Outcome, Seed
-from search.ledger import Ledger, Row, arch_hash, trial_id
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.proposer import TRIAL_ID, Proposer
 from search.space import RATIO, Params, Proposal, Space, complete, neighbour
+from search.storage.ledger import Ledger, Row, arch_hash, trial_id
 
 INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
 

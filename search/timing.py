@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pruning.errors import UserError
 from pruning.models import checkpoint
-from search import export, latency, results, storage
+from search import export, latency
+from search.storage import files, results
 
 PREFIX = "latency_"
 DTYPE = "float32"
@@ -30,7 +31,7 @@ def measure(
     Per batch size n: latency_ms_bN (median) and latency_iqr_ms_bN; then latency_device and
     latency_dtype. The base model's are in the parquet's metadata. Earlier ones are replaced.
     """
-    run = storage.open_uri(place)
+    run = files.open_uri(place)
     ranks = [int(point["rank"]) for point in exported_points(place)]
     table = results.read_table(run / "frontier.parquet")
     columns = [_columns(results.base_checkpoint(place), batches, device, trust)]
@@ -41,8 +42,8 @@ def measure(
     timed = add_columns(table, columns[1:], columns[0])
     sink = pa.BufferOutputStream()
     pq.write_table(timed, sink)
-    storage.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
-    storage.write_atomic(run / "frontier.csv", export.to_csv(timed))
+    files.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
+    files.write_atomic(run / "frontier.csv", export.to_csv(timed))
     return timed
 
 

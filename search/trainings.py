@@ -19,11 +19,12 @@ import ray
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.training.loop import Recipe, evaluate, finetune
-from search import cluster, interrupt, storage
+from search import cluster, interrupt
 from search.base import SCORING_BATCH, Base
 from search.config.schema import Config
-from search.ledger import Row
 from search.memory import free
+from search.storage import files as storage
+from search.storage.ledger import Row
 from search.trial import Workshop, out_of_memory, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds

@@ -70,7 +70,7 @@ def compare(
     from search import cluster, runner
     from search import compare as comparison
     from search.config import loader, validation
-    from search.results import read_points, read_record
+    from search.storage.results import read_points, read_record
 
     record = read_record(place)
     every, finished = read_points(place, record)

@@ -95,7 +95,8 @@ def _models(
     """Export the points one after the other; a file that is there agrees with its model."""
     from pruning.models import checkpoint
     from pruning.models import files as uri
-    from search import deploy, results
+    from search import deploy
+    from search.storage import results
 
     assert options.format is not None
     kind = deploy.get(options.format)
@@ -119,7 +120,8 @@ def _models(
 
 
 def _selected(place: str, rank: int | None, chosen: choose.ChooseOptions) -> list[Record]:
-    from search import results, timing
+    from search import timing
+    from search.storage import results
 
     points = timing.exported_points(place)
     if chosen.given:
@@ -135,7 +137,9 @@ def _selected(place: str, rank: int | None, chosen: choose.ChooseOptions) -> lis
 
 
 def _tables(place: str, form: str, quiet: bool) -> list[Record]:
-    from search import dashboards, export, ledger, results, storage
+    from search import dashboards, export
+    from search.storage import files as storage
+    from search.storage import ledger, results
 
     run = results.read(place)
     folder = storage.open_uri(place)

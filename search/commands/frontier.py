@@ -49,7 +49,7 @@ def read(place: str, options: ChooseOptions | None = None) -> Record:
     While a run goes on, the points are those of its trials so far. With options that choose, the
     one point chosen.
     """
-    from search import results
+    from search.storage import results
 
     record = results.read_record(place)
     points, finished = results.read_points(place, record)

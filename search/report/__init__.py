@@ -9,10 +9,10 @@ from string import Template
 from typing import Any
 
 from pruning.models import files as uri
-from search import results
 from search.report import charts, frontier_chart, tables
 from search.report.importance import FEWEST, importance
-from search.results import Results
+from search.storage import results
+from search.storage.results import Results
 
 NAME = "report.html"
 

@@ -8,13 +8,13 @@ from html import escape
 
 import numpy as np
 
-from search import record
 from search.config.quantity import human
-from search.ledger import Row
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line, slopes
-from search.results import Results
+from search.storage import record
+from search.storage.ledger import Row
+from search.storage.results import Results
 
 STAGES = ("cut", "repaired", "fine-tuned")
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from search.config.quantity import human
-from search.results import Point, Results, accuracy
+from search.storage.results import Point, Results, accuracy
 
 MINUS = "−"
 

@@ -12,11 +12,12 @@ from pruning.graph.surgery import cut
 from pruning.models import checkpoint
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.registry import resolve
-from search import export, record, storage
+from search import export
 from search.config.schema import Config
 from search.final import Member
-from search.ledger import Ledger, Row, Status, arch_hash, trial_id
 from search.pareto import front
+from search.storage import files, record
+from search.storage.ledger import Ledger, Row, Status, arch_hash, trial_id
 from search.trainings import Training
 from tests.search.spaces import accuracy, network
 
@@ -74,7 +75,7 @@ def failed(row: Row, reason: str, status: Status = "failed") -> Row:
 
 def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str:
     """run.json, base.safetensors and trials; of a complete run also the frontier and its models."""
-    rows, run = list(rows), storage.open_uri(folder)
+    rows, run = list(rows), files.open_uri(folder)
     base = {"macs": COST.base_macs, "params": COST.base_params, "model": "digits"}
     base |= {"top1_val": BASE_TOP1, "top1_test": BASE_TOP1 - 0.01}
     base |= {"groups": [group.name for group in GRAPH.groups]}

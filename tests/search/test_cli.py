@@ -17,7 +17,7 @@ from pruning.models import registry
 from search import cli
 from search.cli import COMMANDS, main
 from search.config.schema import Config
-from search.ledger import Ledger, Row
+from search.storage.ledger import Ledger, Row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -24,7 +24,7 @@ from search.base import Base
 from search.candidate import Candidate
 from search.config import loader as configuration
 from search.config.schema import Config
-from search.ledger import Ledger
+from search.storage.ledger import Ledger
 
 DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
 

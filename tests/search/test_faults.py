@@ -22,10 +22,11 @@ import pytest
 
 from pruning.errors import UserError
 from search import base as base_model
-from search import cluster, results, runner, storage, watchdog
-from search.ledger import Ledger
+from search import cluster, runner, watchdog
 from search.searcher import FrontierSearcher
 from search.space import WidthProposal
+from search.storage import files, results
+from search.storage.ledger import Ledger
 from search.study import Study
 from search.trial import FATAL
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
@@ -275,7 +276,7 @@ def test_drill(tmp_path: Path, temp: str) -> None:
 def rebuilt(out: Path) -> tuple[Study, dict[tuple[str, Any], int]]:
     """The study as a further session would begin with it, and the seeds' places."""
     config = settings(str(out))
-    assert results.find_record(storage.open_uri(out)) is not None
+    assert results.find_record(files.open_uri(out)) is not None
     base = base_model.prepare(config, str(out / "base.safetensors"), say=lambda text: None)
     problem = base_model.problem(base.channel_graph(), config.search)
     study = runner.make_study(config, base, problem, cluster.Share(1, 0, 2))

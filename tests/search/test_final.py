@@ -11,7 +11,7 @@ import pytest
 
 from search import cluster, final, trainings
 from search.config import loader as configuration
-from search.ledger import Ledger
+from search.storage.ledger import Ledger
 from search.trainings import Training
 from tests.search import runs
 

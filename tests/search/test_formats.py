@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from search.cli import main
-from search.ledger import Ledger
 from search.space import WidthProposal
+from search.storage.ledger import Ledger
 from search.study import Study
 from tests.search.runs import COST, GRAPH, LATTICE, make_rows, make_run
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
-from search import latency, record, results, storage, timing
+from search import latency, timing
+from search.storage import files, record, results
 from tests.search.runs import make_rows, make_run
 
 
@@ -114,7 +115,7 @@ def test_a_run_that_goes_on_has_nothing_to_measure(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_is_measured(tmp_path: Path) -> None:
     place = make_run(tmp_path, make_rows(4))
-    folder, found = storage.open_uri(place), results.read_record(place)
+    folder, found = files.open_uri(place), results.read_record(place)
     record.update(folder, found, status="interrupted", exported=False)
     with pytest.raises(UserError, match="its points are no files yet"):
         timing.exported_points(place)

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import report, results, timing
+from search import report, timing
 from search.cli import main
 from search.compare import SCHEMA as COMPARISON
 from search.pareto import front
 from search.report import charts, frontier_chart, tables
 from search.report.importance import importance, surplus
+from search.storage import results
 from tests.search.runs import COST, failed, make_rows, make_run
 
 CHROMIUM = next(

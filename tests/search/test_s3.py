@@ -25,7 +25,7 @@ from search import base as base_model
 from search import cli, runner
 from search.config import loader as configuration
 from search.data import splits
-from search.ledger import Ledger
+from search.storage.ledger import Ledger
 
 QUICK = ["digits", "--base.epochs=0.5", "--finetune.epochs=0.1", "--search.final_seeds=1"]
 

@@ -10,11 +10,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from search.candidate import Outcome
 from search.config.schema import SearchConfig
-from search.ledger import Ledger, Row
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
 from search.space import WidthProposal
+from search.storage.ledger import Ledger, Row
 from search.study import Study
 from tests.search.spaces import accuracy, network
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from search.ledger import Row, Status
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.screening import FEWEST, Screening
+from search.storage.ledger import Row, Status
 
 MACS = 1_000_000
 REFERENCE = front.Reference(MACS, 0.1)

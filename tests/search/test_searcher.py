@@ -9,9 +9,9 @@ from ray import tune
 
 from pruning.errors import UserError
 from search.candidate import Candidate, Outcome
-from search.ledger import Ledger
 from search.searcher import ALIKE, FrontierSearcher, outcome_of
 from search.space import WidthProposal
+from search.storage.ledger import Ledger
 from search.study import Study
 from tests.search.spaces import network
 

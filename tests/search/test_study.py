@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 from pruning.errors import UserError
 from pruning.graph.widths import fit, uniform
 from search.candidate import Candidate, Limits, Outcome, Seed
-from search.ledger import Ledger, arch_hash
 from search.pareto import front
 from search.pareto.strata import Strata, alike
 from search.samplers import NAMES, WINDOW
 from search.space import RATIO, WidthProposal
+from search.storage.ledger import Ledger, arch_hash
 from search.study import Study
 from search.thresholds import MixedProposal, ThresholdProposal
 from tests.search.spaces import Scalar, accuracy, network

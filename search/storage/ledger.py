@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from search import storage
+from search.storage import files as storage
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import UserError
-from search import storage
-from search.ledger import Ledger, Row
+from search.storage import files as storage
+from search.storage.ledger import Ledger, Row
 
 Point = dict[str, Any]
 FORMAT = 1  # of a run folder; columns may be added without a new one

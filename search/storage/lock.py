@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pruning.errors import UserError
-from search import storage
+from search.storage import files
 
 FILE = "driver.json"
 RENEW_S = 10.0
@@ -24,7 +24,7 @@ STALE_S = 45.0  # a driver that has not renewed its file for so long is taken to
 
 
 @contextmanager
-def hold(run: storage.Location, say: Callable[[str], None]) -> Iterator[None]:
+def hold(run: files.Location, say: Callable[[str], None]) -> Iterator[None]:
     """Within, this process alone drives the run. UserError where another one does."""
     place = run / FILE
     _wait_for_the_other(place, say)
@@ -40,10 +40,10 @@ def hold(run: storage.Location, say: Callable[[str], None]) -> Iterator[None]:
         renewing.join()
         with suppress(UserError, OSError):  # a store that does not answer: what was done is done
             if (_read(place) or {}).get("token") == mine["token"]:
-                storage.remove_file(place)
+                files.remove_file(place)
 
 
-def _wait_for_the_other(place: storage.Location, say: Callable[[str], None]) -> None:
+def _wait_for_the_other(place: files.Location, say: Callable[[str], None]) -> None:
     first = _read(place)
     if first is None or _is_dead(first):
         return
@@ -74,7 +74,7 @@ def _is_dead(driver: dict[str, Any]) -> bool:
     return False
 
 
-def _renew(place: storage.Location, mine: dict[str, Any], over: threading.Event) -> None:
+def _renew(place: files.Location, mine: dict[str, Any], over: threading.Event) -> None:
     while not over.wait(RENEW_S):
         with suppress(UserError):  # a full disk, a store out of reach: told where it does harm
             found = _read(place)
@@ -84,13 +84,13 @@ def _renew(place: storage.Location, mine: dict[str, Any], over: threading.Event)
             _write(place, mine)
 
 
-def _read(place: storage.Location) -> dict[str, Any] | None:
+def _read(place: files.Location) -> dict[str, Any] | None:
     try:
-        found = json.loads(storage.read_bytes(place))
+        found = json.loads(files.read_bytes(place))
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _write(place: storage.Location, mine: dict[str, Any]) -> None:
-    storage.write_atomic(place, json.dumps(mine).encode())
+def _write(place: files.Location, mine: dict[str, Any]) -> None:
+    files.write_atomic(place, json.dumps(mine).encode())

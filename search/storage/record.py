@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pruning.errors import UserError
-from search import results, storage
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto.front import Reference, reference_point
+from search.storage import files, results
 
 PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")
 # what a later session may change: it does not touch what finished trials mean
@@ -71,7 +71,7 @@ def check_warm_start(config: Config) -> None:
     """UserError where the run to learn from searched another network."""
     if config.search.warm_start is None:
         return
-    other = results.find_record(storage.open_uri(config.search.warm_start))
+    other = results.find_record(files.open_uri(config.search.warm_start))
     if other is None:
         raise UserError(
             f"search.warm_start: {config.search.warm_start} holds no run.json; "
@@ -110,11 +110,11 @@ def create(config: Config, base: Mapping[str, Any], classes: int) -> dict[str, A
     }
 
 
-def update(run: storage.Location, record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+def update(run: files.Location, record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """Write a record with changes; returns it."""
     changed = {**record, **changes}
     changed["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-    storage.write_atomic(run / "run.json", json.dumps(changed, indent=1).encode())
+    files.write_atomic(run / "run.json", json.dumps(changed, indent=1).encode())
     return changed
 
 
