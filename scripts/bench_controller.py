@@ -14,11 +14,11 @@ from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.models import registry
-from search.candidate import Outcome
 from search.pareto.strata import Strata
-from search.space import WidthProposal
 from search.storage.ledger import Ledger
-from search.study import Study
+from search.study.candidate import Outcome
+from search.study.study import Study
+from search.study.width_space import WidthProposal
 
 
 def controller(trials: int = 1000, timed: int = 60) -> None:

@@ -30,10 +30,10 @@ from pruning.graph.widths import fit, uniform
 from pruning.training.batch_norm import recalibrate
 from search import base as base_model
 from search import runner, trial
-from search.candidate import Candidate
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
+from search.study.candidate import Candidate
 
 TRIALS = 60
 

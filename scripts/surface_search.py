@@ -14,13 +14,13 @@ from pruning.graph.cost import Cost
 from pruning.graph.tracing import trace
 from pruning.graph.widths import fit, lattice, uniform
 from pruning.models import registry
-from search.candidate import Candidate, Outcome, Seed
 from search.pareto import front
 from search.pareto.strata import Strata, even
-from search.seeds import LEVELS
-from search.space import WidthProposal
 from search.storage.ledger import Ledger, Row
-from search.study import Study
+from search.study.candidate import Candidate, Outcome, Seed
+from search.study.study import Study
+from search.study.warm_start import LEVELS
+from search.study.width_space import WidthProposal
 
 Array = NDArray[np.float64]
 

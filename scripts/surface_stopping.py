@@ -14,10 +14,10 @@ from surface import EPOCHS, Surface
 from surface_search import Array, Bench, Variant, outcome_of
 
 from search import scheduler
-from search.candidate import Candidate, Outcome
 from search.pareto.strata import alike
-from search.screening import Screening
 from search.storage.ledger import Row
+from search.study.candidate import Candidate, Outcome
+from search.study.screening import Screening
 
 BUDGETS = (200, 400, 600, 1000, 2000)  # epochs of whole trainings: up to 200 trials
 

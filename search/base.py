@@ -23,10 +23,11 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
 from pruning.training.loop import finetune
-from search import cluster, reach, states
+from search import cluster, states
 from search.config.schema import Config, SearchConfig
 from search.config.validation import method_names
 from search.data import splits as data
+from search.study import limits
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
@@ -174,7 +175,7 @@ def _build(
         registry.load_weights(net, config.model.weights)
     _check_classes(net.eval(), config, train)
     # before minutes of training or measuring
-    reach.limits(config.search, problem(trace(net, train.shape), config.search))
+    limits.limits(config.search, problem(trace(net, train.shape), config.search))
     if config.model.weights is not None:
         return net, 0.0
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")

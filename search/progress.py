@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search.pareto import front as pareto
 from search.pareto.front import Reference
-from search.study import Study
+from search.study.study import Study
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
 SHOWN = 8

@@ -17,14 +17,14 @@ from pruning.models import files
 from search import base as base_model
 from search import checks, cluster, correlation, export, final, interrupt, report
 from search import trial as trial_body
-from search.assemble import make_study
 from search.base import Base
 from search.config.schema import Config
 from search.pareto.front import Reference
 from search.storage import files as storage
 from search.storage import lock, record, results
 from search.storage.ledger import Row
-from search.study import Study
+from search.study.factory import make_study
+from search.study.study import Study
 
 
 @dataclass(frozen=True)

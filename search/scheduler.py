@@ -27,10 +27,10 @@ from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.front import Reference
 from search.pareto.strata import Strata, alike
-from search.screening import Screening
 from search.searcher import AGAIN
 from search.storage.ledger import Row
-from search.study import Study
+from search.study.screening import Screening
+from search.study.study import Study
 
 ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
 FACTOR = 3.0  # one trial of so many goes on

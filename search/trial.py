@@ -24,10 +24,10 @@ from pruning.oneshot import Slimmed
 from pruning.training.loop import Recipe, evaluate, finetune
 from search import latency
 from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
-from search.candidate import Candidate
 from search.config.schema import Config
 from search.data import splits as data
 from search.memory import free, keep_kernels
+from search.study.candidate import Candidate
 
 Report = dict[str, Any]
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's

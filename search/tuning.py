@@ -20,7 +20,7 @@ from search.config.schema import Config
 from search.pareto.front import Reference
 from search.progress import Progress
 from search.searcher import FrontierSearcher
-from search.study import Study
+from search.study.study import Study
 from search.trial import Body, Open
 from search.watchdog import Watchdog
 

@@ -13,8 +13,8 @@ from ray.tune.experiment import Trial
 from pruning.errors import UserError
 from search import checks, cluster, memory, trial
 from search.base import Base
-from search.candidate import Candidate
 from search.config.schema import Config
+from search.study.candidate import Candidate
 from search.trial import FATAL
 
 

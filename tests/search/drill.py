@@ -24,10 +24,10 @@ from pruning.training.loop import Recipe
 from search import base as base_model
 from search import cluster, final, runner, trainings, trial
 from search.base import Base
-from search.candidate import Candidate
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front
+from search.study.candidate import Candidate
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes

@@ -24,10 +24,10 @@ from pruning.errors import UserError
 from search import base as base_model
 from search import cluster, runner, watchdog
 from search.searcher import FrontierSearcher
-from search.space import WidthProposal
 from search.storage import files, results
 from search.storage.ledger import Ledger
-from search.study import Study
+from search.study.study import Study
+from search.study.width_space import WidthProposal
 from search.trial import FATAL
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
 from tests.search.spaces import network

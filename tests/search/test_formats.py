@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from search.cli import main
-from search.space import WidthProposal
 from search.storage.ledger import Ledger
-from search.study import Study
+from search.study.study import Study
+from search.study.width_space import WidthProposal
 from tests.search.runs import COST, GRAPH, LATTICE, make_rows, make_run
 
 READERS = [

@@ -21,9 +21,9 @@ import torch
 from search import base as base_model
 from search import cluster, worker
 from search.base import Base
-from search.candidate import Candidate
 from search.config import loader as config
 from search.config.schema import Config
+from search.study.candidate import Candidate
 
 TRIALS = 20
 ROOT = Path(__file__).parents[2]

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from search.candidate import Outcome
 from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
-from search.space import WidthProposal
 from search.storage.ledger import Ledger, Row
-from search.study import Study
+from search.study.candidate import Outcome
+from search.study.study import Study
+from search.study.width_space import WidthProposal
 from tests.search.spaces import accuracy, network
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP

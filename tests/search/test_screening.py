@@ -9,8 +9,8 @@ import pytest
 
 from search.pareto import front
 from search.pareto.strata import Strata
-from search.screening import FEWEST, Screening
 from search.storage.ledger import Row, Status
+from search.study.screening import FEWEST, Screening
 
 MACS = 1_000_000
 REFERENCE = front.Reference(MACS, 0.1)

@@ -8,11 +8,11 @@ from optuna.trial import TrialState
 from ray import tune
 
 from pruning.errors import UserError
-from search.candidate import Candidate, Outcome
 from search.searcher import ALIKE, FrontierSearcher, outcome_of
-from search.space import WidthProposal
 from search.storage.ledger import Ledger
-from search.study import Study
+from search.study.candidate import Candidate, Outcome
+from search.study.study import Study
+from search.study.width_space import WidthProposal
 from tests.search.spaces import network
 
 

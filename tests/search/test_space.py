@@ -6,8 +6,8 @@ import pytest
 from optuna.trial import create_trial
 
 from pruning.errors import UserError
-from search.space import RATIO, WidthProposal, complete, neighbour
-from search.thresholds import MixedProposal, ThresholdProposal
+from search.study.method_space import MixedProposal, ThresholdProposal
+from search.study.width_space import RATIO, WidthProposal, complete, neighbour
 from tests.search.spaces import Scalar, network
 
 SCALARS = {"cpmc": {"a": Scalar(0.0, 2.0), "b": Scalar(0.0, 2.0)}, "peel": {"a": Scalar(0.5, 1.0)}}

@@ -9,14 +9,14 @@ from optuna.trial import TrialState
 
 from pruning.errors import UserError
 from pruning.graph.widths import fit, uniform
-from search.candidate import Candidate, Limits, Outcome, Seed
 from search.pareto import front
 from search.pareto.strata import Strata, alike
-from search.samplers import NAMES, WINDOW
-from search.space import RATIO, WidthProposal
 from search.storage.ledger import Ledger, arch_hash
-from search.study import Study
-from search.thresholds import MixedProposal, ThresholdProposal
+from search.study.candidate import Candidate, Limits, Outcome, Seed
+from search.study.method_space import MixedProposal, ThresholdProposal
+from search.study.samplers import NAMES, WINDOW
+from search.study.study import Study
+from search.study.width_space import RATIO, WidthProposal
 from tests.search.spaces import Scalar, accuracy, network
 
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "infeasible": "PRUNED", "failed": "FAIL"}

@@ -15,13 +15,13 @@ from optuna.trial import FrozenTrial
 
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
-from search import samplers
-from search.candidate import Candidate, Limits, Outcome, Seed
 from search.pareto import front
 from search.pareto.strata import Strata
-from search.proposer import TRIAL_ID, Proposer
-from search.space import RATIO, Params, Proposal, Space, complete, neighbour
 from search.storage.ledger import Ledger, Row, arch_hash, trial_id
+from search.study import samplers
+from search.study.candidate import Candidate, Limits, Outcome, Seed
+from search.study.proposer import TRIAL_ID, Proposer
+from search.study.width_space import RATIO, Params, Proposal, Space, complete, neighbour
 
 INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
 

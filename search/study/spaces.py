@@ -8,8 +8,8 @@ from pruning import methods
 from pruning.methods import Problem, State
 from search.config.schema import SearchConfig
 from search.config.validation import method_names
-from search.space import Space, WidthProposal, Widths
-from search.thresholds import MixedProposal, ThresholdProposal
+from search.study.method_space import MixedProposal, ThresholdProposal
+from search.study.width_space import Space, WidthProposal, Widths
 
 
 def make(

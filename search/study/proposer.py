@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import NSGAIIISampler, NSGAIISampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from search import samplers
 from search.pareto import front
-from search.space import Params, Space, complete
 from search.storage.ledger import Row
+from search.study import samplers
+from search.study.width_space import Params, Space, complete
 
 TRIAL_ID = "trial_id"
 _STATES = {

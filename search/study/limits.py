@@ -6,9 +6,9 @@ from pruning.errors import UserError
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
 from pruning.methods import Problem
-from search.candidate import Limits
 from search.config import quantity
 from search.config.schema import SearchConfig
+from search.study.candidate import Limits
 
 
 def limits(search: SearchConfig, problem: Problem) -> Limits:

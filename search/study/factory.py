@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pruning.methods import Problem
-from search import cluster, proposals, reach, seeds
+from search import cluster
 from search.base import Base
 from search.config.schema import Config
 from search.config.validation import method_names
 from search.pareto.strata import Strata
 from search.storage.ledger import Ledger
-from search.study import Study
+from search.study import limits as reach
+from search.study import spaces, warm_start
+from search.study.study import Study
 
 
 def make_study(config: Config, base: Base, problem: Problem, share: cluster.Share) -> Study:
     """The study of a run as its ledger tells it. UserError if no width vector can be feasible."""
     limits, cost = reach.limits(config.search, problem), problem.cost
     low, high = reach.shares(limits, problem)
-    space, low, high = proposals.make(config.search, problem, base.states, low, high)
+    space, low, high = spaces.make(config.search, problem, base.states, low, high)
     names = method_names(config.search.method)
-    plan = seeds.plan(problem, base.states, names, low, high) if config.search.seeds else []
+    plan = warm_start.plan(problem, base.states, names, low, high) if config.search.seeds else []
     return Study(
         space,
         Ledger(config.out),

@@ -23,7 +23,7 @@ from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice, fit
-from search.reach import mac_range
+from search.study.limits import mac_range
 
 RATIO = "ratio"
 KIND = "kind"

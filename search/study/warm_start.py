@@ -10,8 +10,8 @@ from pruning import methods
 from pruning.graph.widths import fit, uniform
 from pruning.methods import Problem, State
 from search.base import PATH
-from search.candidate import Seed
 from search.pareto.strata import even
+from search.study.candidate import Seed
 
 LEVELS = 8  # MAC shares between the smallest network and the base
 

@@ -11,8 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pruning.errors import UserError
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
-from search.reach import mac_range
-from search.space import (
+from search.study.limits import mac_range
+from search.study.width_space import (
     KIND,
     METHOD,
     RATIO,
