@@ -26,13 +26,13 @@ import ray
 from benchmark import emit
 from rich.console import Console
 
-from search import base as base_model
 from search import runner
-from search.base import Base
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate
+from search.trial import base_model
+from search.trial.base_model import Base
 
 SLEEP = 2.0
 PATIENCE = 600.0  # for the last worker to start

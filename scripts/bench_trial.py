@@ -28,12 +28,12 @@ from pruning import methods
 from pruning.graph.surgery import cut
 from pruning.graph.widths import fit, uniform
 from pruning.training.batch_norm import recalibrate
-from search import base as base_model
-from search import runner, trial
+from search import runner
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate
+from search.trial import base_model, trial
 
 TRIALS = 60
 

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning import methods
-from search import base as base_model
 from search import trainings
-from search.base import Base
 from search.cluster import Share
 from search.config.schema import Config
 from search.export import to_csv
 from search.final import Member
 from search.storage import files
 from search.storage.ledger import Row, arch_hash
+from search.trial import base_model
+from search.trial.base_model import Base
 
 Point = Mapping[str, Any]
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (

@@ -22,8 +22,8 @@ from torch.export import Dim
 from pruning.errors import UserError
 from pruning.models import files
 from pruning.models.checkpoint import ModelInfo
-from search import latency
-from search.latency import Latency
+from search.trial import latency
+from search.trial.latency import Latency
 
 TOLERANCE = 1e-4  # of the largest output
 BATCHES = (1, 3)  # neither is the batch of the tracing

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from search import cluster, trainings
-from search.base import Base
 from search.config.schema import Config
 from search.pareto import front
 from search.storage import files as storage
 from search.storage.ledger import Ledger, Row
 from search.trainings import Training
+from search.trial.base_model import Base
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from pruning.models import files
-from search import base as base_model
 from search import checks, cluster, correlation, export, final, interrupt, report
-from search import trial as trial_body
-from search.base import Base
 from search.config.schema import Config
 from search.pareto.front import Reference
 from search.storage import files as storage
@@ -25,6 +22,9 @@ from search.storage import lock, record, results
 from search.storage.ledger import Row
 from search.study.factory import make_study
 from search.study.study import Study
+from search.trial import base_model
+from search.trial import trial as trial_body
+from search.trial.base_model import Base
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pruning.errors import UserError
 from search.storage.ledger import STATUSES
 from search.study.candidate import Outcome
 from search.study.study import Study
-from search.trial import FATAL
+from search.trial.trial import FATAL
 
 ALIKE = 8  # trials in a row that fail for one reason, before the search ends
 AGAINS = 2  # how often at most

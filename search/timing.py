@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from pruning.errors import UserError
 from pruning.models import checkpoint
-from search import export, latency
+from search import export
 from search.storage import files, results
+from search.trial import latency
 
 PREFIX = "latency_"
 DTYPE = "float32"

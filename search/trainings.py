@@ -20,12 +20,12 @@ from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.training.loop import Recipe, evaluate, finetune
 from search import cluster, interrupt
-from search.base import SCORING_BATCH, Base
 from search.config.schema import Config
-from search.memory import free
 from search.storage import files as storage
 from search.storage.ledger import Row
-from search.trial import Workshop, out_of_memory, save, seed_of, slim
+from search.trial.base_model import SCORING_BATCH, Base
+from search.trial.memory import free
+from search.trial.trial import Workshop, out_of_memory, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"

@@ -15,13 +15,13 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from rich.console import Console
 
 from search import cluster, scheduler, worker
-from search.base import Base
 from search.config.schema import Config
 from search.pareto.front import Reference
 from search.progress import Progress
 from search.searcher import FrontierSearcher
 from search.study.study import Study
-from search.trial import Body, Open
+from search.trial.base_model import Base
+from search.trial.trial import Body, Open
 from search.watchdog import Watchdog
 
 # Tune's own tables would scroll over the progress display

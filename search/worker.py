@@ -11,11 +11,12 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from pruning.errors import UserError
-from search import checks, cluster, memory, trial
-from search.base import Base
+from search import checks, cluster
 from search.config.schema import Config
 from search.study.candidate import Candidate
-from search.trial import FATAL
+from search.trial import memory, trial
+from search.trial.base_model import Base
+from search.trial.trial import FATAL
 
 
 class TrialWorker(tune.Trainable):

@@ -66,11 +66,11 @@ def compare(
     place: str, options: CompareOptions, console: Console
 ) -> tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]:
     """The comparison, the run's record and its frontier."""
-    from search import base as base_model
     from search import cluster, runner
     from search import compare as comparison
     from search.config import loader, validation
     from search.storage.results import read_points, read_record
+    from search.trial import base_model
 
     record = read_record(place)
     every, finished = read_points(place, record)

@@ -78,7 +78,8 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def _latency(place: str, options: ExportOptions, quiet: bool) -> list[Record]:
-    from search import latency, timing
+    from search import timing
+    from search.trial import latency
 
     device = latency.device_of(options.device)
     say = _nothing if quiet else print

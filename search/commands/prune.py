@@ -77,8 +77,7 @@ def prune(
     from pruning import methods
     from pruning.training.evaluation import evaluate
     from pruning.training.loop import finetune
-    from search import base as base_model
-    from search import trial
+    from search.trial import base_model, trial
 
     def say(text: str) -> None:
         if not quiet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pruning.methods import Problem
 from search import cluster
-from search.base import Base
 from search.config.schema import Config
 from search.config.validation import method_names
 from search.pareto.strata import Strata
@@ -12,6 +11,7 @@ from search.storage.ledger import Ledger
 from search.study import limits as reach
 from search.study import spaces, warm_start
 from search.study.study import Study
+from search.trial.base_model import Base
 
 
 def make_study(config: Config, base: Base, problem: Problem, share: cluster.Share) -> Study:

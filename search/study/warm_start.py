@@ -9,9 +9,9 @@ import numpy as np
 from pruning import methods
 from pruning.graph.widths import fit, uniform
 from pruning.methods import Problem, State
-from search.base import PATH
 from search.pareto.strata import even
 from search.study.candidate import Seed
+from search.trial.base_model import PATH
 
 LEVELS = 8  # MAC shares between the smallest network and the base
 

@@ -21,13 +21,13 @@ import numpy as np
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
 from pruning.training.loop import Recipe
-from search import base as base_model
-from search import cluster, final, runner, trainings, trial
-from search.base import Base
+from search import cluster, final, runner, trainings
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front
 from search.study.candidate import Candidate
+from search.trial import base_model, trial
+from search.trial.base_model import Base
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from search import cluster, runner, trainings
-from search.base import Base
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate
+from search.trial.base_model import Base
 
 DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
 

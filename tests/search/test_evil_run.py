@@ -12,11 +12,11 @@ import safetensors.torch
 
 from pruning.errors import UserError
 from pruning.models import checkpoint, files, registry
-from search import base as base_model
 from search import cluster
 from search.cli import main
 from search.config.schema import Config, ModelConfig
 from search.storage import files as storage
+from search.trial import base_model
 from tests.search.runs import make_rows, make_run
 
 

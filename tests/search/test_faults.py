@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import base as base_model
 from search import cluster, runner, watchdog
 from search.searcher import FrontierSearcher
 from search.storage import files, results
 from search.storage.ledger import Ledger
 from search.study.study import Study
 from search.study.width_space import WidthProposal
-from search.trial import FATAL
+from search.trial import base_model
+from search.trial.trial import FATAL
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
 from tests.search.spaces import network
 from tests.search.test_study import assert_study_is_the_ledger

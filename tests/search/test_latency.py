@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
-from search import latency, timing
+from search import timing
 from search.storage import files, record, results
+from search.trial import latency
 from tests.search.runs import make_rows, make_run
 
 

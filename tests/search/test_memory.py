@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from search import base as base_model
 from search import cluster, worker
-from search.base import Base
 from search.config import loader as config
 from search.config.schema import Config
 from search.study.candidate import Candidate
+from search.trial import base_model
+from search.trial.base_model import Base
 
 TRIALS = 20
 ROOT = Path(__file__).parents[2]

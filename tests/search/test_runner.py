@@ -21,13 +21,13 @@ import pytest
 from rich.console import Console
 
 from pruning.errors import UserError
-from search import base as base_model
 from search import runner
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front as pareto
 from search.storage import record
 from search.storage.ledger import Ledger
+from search.trial import base_model
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -21,11 +21,11 @@ from rich.console import Console
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.models.registry import resolve
-from search import base as base_model
 from search import cli, runner
 from search.config import loader as configuration
 from search.data import splits
 from search.storage.ledger import Ledger
+from search.trial import base_model
 
 QUICK = ["digits", "--base.epochs=0.5", "--finetune.epochs=0.1", "--search.final_seeds=1"]
 

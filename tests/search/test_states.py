@@ -17,7 +17,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.models import registry
 from pruning.training.evaluation import evaluate
-from search import states
+from search.trial import base_cache
 
 
 @pytest.fixture(autouse=True)
@@ -45,27 +45,27 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(methods.get("cpmc").__class__, "prepare", never)
-    monkeypatch.setattr(states, "evaluate", never)
+    monkeypatch.setattr(base_cache, "evaluate", never)
 
 
 def test_a_second_asking_measures_nothing(base, monkeypatch) -> None:
     net, graph = base
-    state, seconds = states.measure("cpmc", net, graph, drawn())
-    top1 = states.top1(net, graph, drawn(1), 100)
+    state, seconds = base_cache.measure("cpmc", net, graph, drawn())
+    top1 = base_cache.top1(net, graph, drawn(1), 100)
     assert top1 == evaluate(net, drawn(1).batches(100))
     forbid(monkeypatch)
-    again, same = states.measure("cpmc", net, graph, drawn())
+    again, same = base_cache.measure("cpmc", net, graph, drawn())
     assert same == seconds
     assert again.keys() == state.keys()
     assert all(np.array_equal(again[name], state[name]) for name in state)
-    assert states.top1(net, graph, drawn(1), 100) == top1
+    assert base_cache.top1(net, graph, drawn(1), 100) == top1
 
 
 @pytest.mark.parametrize("changed", ["weights", "images", "version", "forward"])
 def test_another_base_model_is_measured_anew(base, monkeypatch, folder, changed: str) -> None:
     net, graph = base
-    states.measure("cpmc", net, graph, drawn())
-    states.top1(net, graph, drawn(), 100)
+    base_cache.measure("cpmc", net, graph, drawn())
+    base_cache.top1(net, graph, drawn(), 100)
     count = len(list(folder.iterdir()))
     if changed == "weights":
         with torch.no_grad():
@@ -76,20 +76,20 @@ def test_another_base_model_is_measured_anew(base, monkeypatch, folder, changed:
     if changed == "version":
         monkeypatch.setattr(methods.get("cpmc").__class__, "version", 99)
     images = drawn(5) if changed == "images" else drawn()
-    states.measure("cpmc", net, graph, images)
-    states.top1(net, graph, images, 100)
+    base_cache.measure("cpmc", net, graph, images)
+    base_cache.top1(net, graph, images, 100)
     assert len(list(folder.iterdir())) == count + (1 if changed == "version" else 2)
 
 
 def test_a_damaged_file_is_named_and_measured_again(base, folder, caplog) -> None:
     net, graph = base
-    state, _ = states.measure("cpmc", net, graph, drawn())
+    state, _ = base_cache.measure("cpmc", net, graph, drawn())
     (file,) = folder.iterdir()
     file.write_bytes(file.read_bytes()[:40])
     with caplog.at_level(logging.WARNING):
-        again, _ = states.measure("cpmc", net, graph, drawn())
+        again, _ = base_cache.measure("cpmc", net, graph, drawn())
     assert file.name in caplog.text
     assert all(np.array_equal(again[name], state[name]) for name in state)
     caplog.clear()
-    states.measure("cpmc", net, graph, drawn())
+    base_cache.measure("cpmc", net, graph, drawn())
     assert not caplog.records, "the damaged file was replaced"

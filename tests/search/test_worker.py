@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from pruning.errors import UserError
-from search import trial, worker
-from search.trial import FATAL
+from search import worker
+from search.trial import trial
+from search.trial.trial import FATAL
 
 
 def make_worker(

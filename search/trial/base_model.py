@@ -23,11 +23,12 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
 from pruning.training.loop import finetune
-from search import cluster, states
+from search import cluster
 from search.config.schema import Config, SearchConfig
 from search.config.validation import method_names
 from search.data import splits as data
 from search.study import limits
+from search.trial import base_cache as states
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones

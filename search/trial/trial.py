@@ -22,12 +22,12 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.oneshot import Slimmed
 from pruning.training.loop import Recipe, evaluate, finetune
-from search import latency
-from search.base import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.config.schema import Config
 from search.data import splits as data
-from search.memory import free, keep_kernels
 from search.study.candidate import Candidate
+from search.trial import latency
+from search.trial.base_model import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
+from search.trial.memory import free, keep_kernels
 
 Report = dict[str, Any]
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
