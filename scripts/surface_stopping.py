@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from surface import EPOCHS, Surface
 from surface_search import Array, Bench, Variant, outcome_of
 
-from search import scheduler
+from search.backend import scheduler
 from search.pareto.strata import alike
 from search.storage.ledger import Row
 from search.study.candidate import Candidate, Outcome

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning import methods
-from search import trainings
-from search.cluster import Share
+from search.backend import retrain
+from search.backend.cluster import Share
+from search.backend.final import Member
 from search.config.schema import Config
 from search.export import to_csv
-from search.final import Member
 from search.storage import files
 from search.storage.ledger import Row, arch_hash
 from search.trial import base_model
@@ -98,13 +98,13 @@ def compare(
     """
     shots = plan(config, base, shares)
     jobs = [(shot.row, k) for shot in shots for k in range(seeds)]
-    todo = [job for job in jobs if trainings.stored(config, *job) is None]
+    todo = [job for job in jobs if retrain.stored(config, *job) is None]
     if todo:
         say(f"{len(shots)} one-shot networks: {len(todo)} trainings")
-        trainings.train_all(config, base, todo, share, say)
+        retrain.train_all(config, base, todo, share, say)
     records = []
     for shot in shots:
-        found = [trainings.stored(config, shot.row, k) for k in range(seeds)]
+        found = [retrain.stored(config, shot.row, k) for k in range(seeds)]
         done = tuple(training for training in found if training is not None)
         if done:
             records.append(_record(shot, Member(shot.row, done), points, base))

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pruning.models import files
-from search.final import Member
+from search.backend.final import Member
 from search.pareto import front
 from search.storage import files as storage
 from search.storage.ledger import Row

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from pruning.models import files
-from search import checks, cluster, correlation, export, final, interrupt, report
+from search import correlation, export, interrupt, report
+from search.backend import cluster, final, preflight
 from search.config.schema import Config
 from search.pareto.front import Reference
 from search.storage import files as storage
@@ -56,7 +57,7 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     cluster.connect(config, **(parts.ray or {}))
     interrupt.check()
     share = cluster.share(config)
-    checks.check_nodes(config, share.gpus)
+    preflight.check_nodes(config, share.gpus)
     base = base_of(config, before, parts.prepare, share, say, meanwhile=_load_tune)
     if before is not None:
         record.check_data(before, base.data, config)
@@ -202,15 +203,15 @@ def _trials(
     interrupt.check()
     if study.finished >= config.trials and not study.waiting:
         return True
-    from search import tuning
+    from search.backend import tuner
 
-    trainable = tuning.trainable(config, base, share, parts.open_workshop, parts.body)
-    return tuning.run(config, trainable, study, share.slots, reference, console)
+    trainable = tuner.trainable(config, base, share, parts.open_workshop, parts.body)
+    return tuner.run(config, trainable, study, share.slots, reference, console)
 
 
 def _load_tune() -> None:
     """Ray Tune takes a second to import: the driver has it while the base model is prepared."""
-    importlib.import_module("search.tuning")
+    importlib.import_module("search.backend.tuner")
 
 
 def _introduce(

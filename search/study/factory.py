@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pruning.methods import Problem
-from search import cluster
+from search.backend import cluster
 from search.config.schema import Config
 from search.config.validation import method_names
 from search.pareto.strata import Strata

@@ -23,7 +23,7 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
 from pruning.training.loop import finetune
-from search import cluster
+from search.backend import cluster
 from search.config.schema import Config, SearchConfig
 from search.config.validation import method_names
 from search.data import splits as data

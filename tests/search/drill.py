@@ -21,7 +21,8 @@ import numpy as np
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
 from pruning.training.loop import Recipe
-from search import cluster, final, runner, trainings
+from search import runner
+from search.backend import cluster, final, retrain
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front
@@ -111,7 +112,7 @@ def attempt(
 def measure(config: Config, base: Base, rows: Any, share: Any, say: Any) -> list[final.Member]:
     members = [rows[i] for i in front.front(front.points_of(rows))]
     return [
-        final.Member(r, (trainings.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
+        final.Member(r, (retrain.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
         for r in members
     ]
 

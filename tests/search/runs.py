@@ -13,12 +13,12 @@ from pruning.models import checkpoint
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.registry import resolve
 from search import export
+from search.backend.final import Member
+from search.backend.retrain import Training
 from search.config.schema import Config
-from search.final import Member
 from search.pareto import front
 from search.storage import files, record
 from search.storage.ledger import Ledger, Row, Status, arch_hash, trial_id
-from search.trainings import Training
 from tests.search.spaces import accuracy, network
 
 GRAPH, COST, LATTICE = network("digits")

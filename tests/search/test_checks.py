@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import UserError
-from search import checks
-from search.checks import Facts
+from search.backend import preflight
+from search.backend.preflight import Facts
 from search.config import loader as configuration
 
-GOOD = Facts("gpu1 (10.0.0.1)", 8.0, versions=checks.versions(), gpus=8)
+GOOD = Facts("gpu1 (10.0.0.1)", 8.0, versions=preflight.versions(), gpus=8)
 
 
 def test_good_nodes_pass() -> None:
     cpu = replace(GOOD, declared_gpus=0.0, gpus=None)
-    checks.judge("/mnt/run", checks.versions(), [GOOD, cpu], gpus=1.0)
-    checks.judge("/mnt/run", checks.versions(), [cpu], gpus=0.0)
+    preflight.judge("/mnt/run", preflight.versions(), [GOOD, cpu], gpus=1.0)
+    preflight.judge("/mnt/run", preflight.versions(), [cpu], gpus=0.0)
 
 
 @pytest.mark.parametrize(
@@ -36,25 +36,25 @@ def test_good_nodes_pass() -> None:
 )
 def test_each_defect_names_node_and_remedy(bad: Facts, remedy: str) -> None:
     with pytest.raises(UserError, match=remedy) as caught:
-        checks.judge("/mnt/run", checks.versions(), [GOOD, bad], gpus=1.0)
+        preflight.judge("/mnt/run", preflight.versions(), [GOOD, bad], gpus=1.0)
     assert "gpu1 (10.0.0.1)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("ray_local")
 def test_a_machine_by_itself_pays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_ask", lambda *_: pytest.fail("a node was asked"))
-    checks.check_nodes(configuration.load([f"--out={tmp_path}/run"]), gpus=0.0)
+    monkeypatch.setattr(preflight, "_ask", lambda *_: pytest.fail("a node was asked"))
+    preflight.check_nodes(configuration.load([f"--out={tmp_path}/run"]), gpus=0.0)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_node_that_joins_late_must_see_the_run(tmp_path: Path) -> None:
     config = configuration.load([f"--out={tmp_path}/run"])
     with pytest.raises(UserError, match="does not see the driver's"):
-        checks.check_joined(config)
+        preflight.check_joined(config)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    checks.check_joined(config)
+    preflight.check_joined(config)
 
 
 NODES = """

@@ -19,7 +19,8 @@ import torch
 from rich.console import Console
 
 from pruning.errors import UserError
-from search import cluster, runner, trainings
+from search import runner
+from search.backend import cluster, retrain
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
@@ -160,30 +161,30 @@ class Quick:
 @pytest.mark.usefixtures("ray_local")
 def test_final_trainings_end_though_fewer_fit_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four at a time when the search began, room for two now: who is done makes room."""
-    monkeypatch.setattr(trainings, "Trainer", Quick)
+    monkeypatch.setattr(retrain, "Trainer", Quick)
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(4)]
     base: Any = None
     arguments = (Config(), base, jobs, cluster.Share(1.0, 0.0, 4), print)
-    thread = threading.Thread(target=trainings.train_all, args=arguments, daemon=True)
+    thread = threading.Thread(target=retrain.train_all, args=arguments, daemon=True)
     thread.start()
     thread.join(240)
     assert not thread.is_alive(), "actors wait for each other's CPUs"
 
 
-class Hanging(trainings.Trainer):
+class Hanging(retrain.Trainer):
     """Without data and base model."""
 
     def __init__(self, config: Config, base: Base) -> None:
         self.work: Any = SimpleNamespace(config=config, device="cpu")
-        trainings._train = hang  # in this actor's process
+        retrain._train = hang  # in this actor's process
 
 
-def hang(work: Any, row: Any, k: int) -> trainings.Training:
+def hang(work: Any, row: Any, k: int) -> retrain.Training:
     with Path(work.config.out, row.trial_id).open("a") as file:
         file.write("tried\n")
     if row.trial_id == "00000-x":
         time.sleep(600)
-    return trainings.Training(k, 0.5, 0.5, 1.0, 1.0, "weights")
+    return retrain.Training(k, 0.5, 0.5, 1.0, 1.0, "weights")
 
 
 @pytest.mark.parametrize(
@@ -195,9 +196,9 @@ def test_the_time_of_a_final_training(
 ) -> None:
     loaded = configuration.load([f"--finetune.epochs={trial}", "--search.trial_timeout_s=10"])
     config = replace(loaded, search=replace(loaded.search, final_epochs=training))
-    assert trainings.longest(config) == seconds
+    assert retrain.longest(config) == seconds
     config = replace(config, search=replace(config.search, trial_timeout_s=None))
-    assert trainings.longest(config) is None
+    assert retrain.longest(config) is None
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -205,15 +206,15 @@ def test_a_final_training_that_hangs_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=1"])
-    monkeypatch.setattr(trainings, "Trainer", Hanging)
+    monkeypatch.setattr(retrain, "Trainer", Hanging)
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(2)]
     said: list[str] = []
     base: Any = None
-    trainings.train_all(config, base, jobs, cluster.Share(1.0, 0.0, 1), said.append)
+    retrain.train_all(config, base, jobs, cluster.Share(1.0, 0.0, 1), said.append)
     assert [line for line in said if "failed" in line] == [
         "00000-x: final training 0 failed (not done after 1 s)"
     ]
     assert (tmp_path / "00000-x").read_text() == "tried\n", "once is enough"
-    assert trainings.stored(config, *jobs[0]) is None
-    done = trainings.stored(config, *jobs[1])
+    assert retrain.stored(config, *jobs[0]) is None
+    done = retrain.stored(config, *jobs[1])
     assert done is not None and done.val == 0.5

@@ -12,7 +12,7 @@ import safetensors.torch
 
 from pruning.errors import UserError
 from pruning.models import checkpoint, files, registry
-from search import cluster
+from search.backend import cluster
 from search.cli import main
 from search.config.schema import Config, ModelConfig
 from search.storage import files as storage

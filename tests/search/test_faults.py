@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import cluster, runner, watchdog
-from search.searcher import FrontierSearcher
+from search import runner
+from search.backend import cluster, timeout
+from search.backend.searcher import FrontierSearcher
 from search.storage import files, results
 from search.storage.ledger import Ledger
 from search.study.study import Study
@@ -137,10 +138,10 @@ def test_rows_carry_the_reasons_of_scheduler_and_watchdog(tmp_path: Path) -> Non
 def test_the_watchdog_kills_what_is_late_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[str] = []
     now = [0.0]
-    monkeypatch.setattr(watchdog.ray, "kill", killed.append)
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(timeout.ray, "kill", killed.append)
+    monkeypatch.setattr(timeout.time, "monotonic", lambda: now[0])
     reasons: dict[str, str] = {}
-    watch = watchdog.Watchdog(10.0, reasons)
+    watch = timeout.Watchdog(10.0, reasons)
     trials: list[Any] = [
         SimpleNamespace(
             trial_id=name,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from search import cluster, final, trainings
+from search.backend import cluster, final, retrain
+from search.backend.retrain import Training
 from search.config import loader as configuration
 from search.storage.ledger import Ledger
-from search.trainings import Training
 from tests.search import runs
 
 
@@ -30,9 +30,9 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
         for row, k in jobs:
             trained.append(row.trial_id)
-            trainings.store(config, row, k, Training(k, 0.9, 0.9, 1.0, 1.0, "x"))
+            retrain.store(config, row, k, Training(k, 0.9, 0.9, 1.0, 1.0, "x"))
 
-    monkeypatch.setattr(trainings, "train_all", train_all)
+    monkeypatch.setattr(retrain, "train_all", train_all)
     members = final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
     assert trained == [slim.trial_id] * 2, "the base model costs no training"
     assert [m.row.trial_id for m in members] == [slim.trial_id, whole.trial_id]
@@ -54,7 +54,7 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     config = configuration.load(["digits", f"--out={tmp_path}/now", "--search.final_seeds=2"])
     slim = replace(runs.make_rows(2)[1], checkpoint="/was/elsewhere/checkpoints/a.safetensors")
     base: Any = SimpleNamespace(info=SimpleNamespace(widths={}))
-    monkeypatch.setattr(trainings, "train_all", lambda *args: None)
+    monkeypatch.setattr(retrain, "train_all", lambda *args: None)
     said: list[str] = []
     (member,) = final.measure(config, base, [slim], cluster.Share(1.0, 0.0, 1), said.append)
     assert (member.best.val, member.best.test) == (slim.top1_val, None)
@@ -71,10 +71,10 @@ def test_a_final_training_tries_half_the_batch(monkeypatch: pytest.MonkeyPatch) 
             raise MemoryError
         return "trained"
 
-    monkeypatch.setattr(trainings, "_attempt", attempt)
+    monkeypatch.setattr(retrain, "_attempt", attempt)
     config = configuration.load(["digits", "--finetune.batch=64"])
     work: Any = SimpleNamespace(config=config, device="cpu")
-    assert trainings._train(work, runs.make_rows(1)[0], 0) == "trained"
+    assert retrain._train(work, runs.make_rows(1)[0], 0) == "trained"
     assert batches == [64, 32]
 
 
@@ -83,7 +83,7 @@ def test_seconds_are_those_of_the_search_s_own_trainings(tmp_path: Path) -> None
     row = runs.make_rows(1)[0]
     Ledger(config.out).write(row)
     for k, owner in ((0, row), (1, row), (0, replace(row, trial_id="oneshot-peel"))):
-        trainings.store(config, owner, k, Training(k, 0.9, 0.9, 1.0, 2.5, "x"))
+        retrain.store(config, owner, k, Training(k, 0.9, 0.9, 1.0, 2.5, "x"))
     assert final.seconds(config) == 5.0
     (tmp_path / "run" / "finals" / f"{row.trial_id}-9-1.json").write_text("damaged")
     assert final.seconds(config) == 5.0

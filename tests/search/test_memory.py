@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from search import cluster, worker
+from search.backend import cluster, worker
 from search.config import loader as config
 from search.config.schema import Config
 from search.study.candidate import Candidate

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from search.backend.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
 from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.strata import Strata
-from search.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
 from search.storage.ledger import Ledger, Row
 from search.study.candidate import Outcome
 from search.study.study import Study

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from pruning.errors import UserError
-from search.searcher import ALIKE, FrontierSearcher, outcome_of
+from search.backend.searcher import ALIKE, FrontierSearcher, outcome_of
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate, Outcome
 from search.study.study import Study

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pruning.errors import UserError
-from search import worker
+from search.backend import worker
 from search.trial import trial
 from search.trial.trial import FATAL
 

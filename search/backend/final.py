@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search import cluster, trainings
+from search.backend import cluster
+from search.backend import retrain as trainings
+from search.backend.retrain import Training
 from search.config.schema import Config
 from search.pareto import front
 from search.storage import files as storage
 from search.storage.ledger import Ledger, Row
-from search.trainings import Training
 from search.trial.base_model import Base
 
 

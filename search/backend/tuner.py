@@ -14,15 +14,15 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from rich.console import Console
 
-from search import cluster, scheduler, worker
+from search.backend import cluster, scheduler, worker
+from search.backend.progress import Progress
+from search.backend.searcher import FrontierSearcher
+from search.backend.timeout import Watchdog
 from search.config.schema import Config
 from search.pareto.front import Reference
-from search.progress import Progress
-from search.searcher import FrontierSearcher
 from search.study.study import Study
 from search.trial.base_model import Base
 from search.trial.trial import Body, Open
-from search.watchdog import Watchdog
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -19,7 +19,8 @@ import ray
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.training.loop import Recipe, evaluate, finetune
-from search import cluster, interrupt
+from search import interrupt
+from search.backend import cluster
 from search.config.schema import Config
 from search.storage import files as storage
 from search.storage.ledger import Row

@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from pruning.errors import UserError
-from search import checks, cluster
+from search.backend import cluster, preflight
 from search.config.schema import Config
 from search.study.candidate import Candidate
 from search.trial import memory, trial
@@ -36,7 +36,7 @@ class TrialWorker(tune.Trainable):
         assert settings is not None
         assert base is not None
         try:
-            checks.check_joined(settings)
+            preflight.check_joined(settings)
             self._device = cluster.worker_device(settings)
             work = open_workshop(settings, base, self._device)
             self._start = partial(body, work)

@@ -23,11 +23,11 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from search.backend.searcher import AGAIN
 from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.front import Reference
 from search.pareto.strata import Strata, alike
-from search.searcher import AGAIN
 from search.storage.ledger import Row
 from search.study.screening import Screening
 from search.study.study import Study
