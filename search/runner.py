@@ -14,9 +14,10 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from pruning.models import files
-from search import correlation, export, interrupt, report
+from search import interrupt, report
 from search.backend import cluster, final, preflight
 from search.config.schema import Config
+from search.frontier import correlation, points
 from search.pareto.front import Reference
 from search.storage import files as storage
 from search.storage import lock, record, results
@@ -158,9 +159,9 @@ def _put_away(
 def _export(
     config: Config, members: list[final.Member], study: Study, current: dict[str, Any]
 ) -> None:
-    export.export(config.out, members, study.rows, current)
+    points.export(config.out, members, study.rows, current)
     if config.search.keep_checkpoints == "frontier":
-        export.forget_checkpoints(config.out, study.rows)
+        points.forget_checkpoints(config.out, study.rows)
 
 
 def base_of(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pruning.errors import UserError
 from pruning.models import checkpoint
-from search import export
+from search.frontier import points as export
 from search.storage import files, results
 from search.trial import latency
 

@@ -66,10 +66,10 @@ def compare(
     place: str, options: CompareOptions, console: Console
 ) -> tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]:
     """The comparison, the run's record and its frontier."""
-    from search import compare as comparison
     from search import runner
     from search.backend import cluster
     from search.config import loader, validation
+    from search.frontier import baselines as comparison
     from search.storage.results import read_points, read_record
     from search.trial import base_model
 

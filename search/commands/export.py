@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.errors import UserError
-from search import choose
 from search.config.parser import Parser
 from search.config.quantity import human
+from search.frontier import select
 
 if TYPE_CHECKING:
     from search.deploy import Deployed
@@ -56,7 +56,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
     parser.add_dataclass(ExportOptions)
-    choose.add_arguments(parser)
+    select.add_arguments(parser)
     parser.add_argument("--latency", action="store_true", help="measure the points' latencies")
     parser.add_argument("--json", action="store_true", help="print JSON")
     found = parser.read(argv)
@@ -69,7 +69,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     if found["latency"]:
         written += _latency(found["run"], options, quiet=found["json"])
     if options.format in ("onnx", "torch-export"):
-        chosen = choose.options_of(found)
+        chosen = select.options_of(found)
         written += _models(found["run"], options, chosen, quiet=found["json"])
     elif options.format is not None:
         written += _tables(found["run"], options.format, quiet=found["json"])
@@ -91,7 +91,7 @@ def _latency(place: str, options: ExportOptions, quiet: bool) -> list[Record]:
 
 
 def _models(
-    place: str, options: ExportOptions, chosen: choose.ChooseOptions, quiet: bool
+    place: str, options: ExportOptions, chosen: select.ChooseOptions, quiet: bool
 ) -> list[Record]:
     """Export the points one after the other; a file that is there agrees with its model."""
     from pruning.models import checkpoint
@@ -120,7 +120,7 @@ def _models(
     return written
 
 
-def _selected(place: str, rank: int | None, chosen: choose.ChooseOptions) -> list[Record]:
+def _selected(place: str, rank: int | None, chosen: select.ChooseOptions) -> list[Record]:
     from search import timing
     from search.storage import results
 
@@ -128,7 +128,7 @@ def _selected(place: str, rank: int | None, chosen: choose.ChooseOptions) -> lis
     if chosen.given:
         if rank is not None:
             raise UserError("--point names the point; leave out --at-most, --at-least and --knee")
-        return [dict(choose.choose(points, chosen, results.read_record(place)))]
+        return [dict(select.choose(points, chosen, results.read_record(place)))]
     if rank is None:
         return points
     found = [point for point in points if point["rank"] == rank]
@@ -138,7 +138,8 @@ def _selected(place: str, rank: int | None, chosen: choose.ChooseOptions) -> lis
 
 
 def _tables(place: str, form: str, quiet: bool) -> list[Record]:
-    from search import dashboards, export
+    from search import dashboards
+    from search.frontier import points as export
     from search.storage import files as storage
     from search.storage import ledger, results
 

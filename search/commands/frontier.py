@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from search import choose
-from search.choose import ChooseOptions
 from search.config.parser import Parser
 from search.config.quantity import human
+from search.frontier import select
+from search.frontier.select import ChooseOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,10 +30,10 @@ def run(argv: Sequence[str], prog: str) -> None:
         ),
     )
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
-    choose.add_arguments(parser)
+    select.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     found = parser.read(argv)
-    options = choose.options_of(found)
+    options = select.options_of(found)
     if found["json"]:
         # accuracies are fractions, MACs for one image; a value that was not measured is null
         print(json.dumps(read(found["run"], options), indent=1, allow_nan=False))
@@ -54,7 +54,7 @@ def read(place: str, options: ChooseOptions | None = None) -> Record:
     record = results.read_record(place)
     points, finished = results.read_points(place, record)
     if options is not None and options.given:
-        points = [dict(choose.choose(points, options, record))]
+        points = [dict(select.choose(points, options, record))]
     return {
         "run": place,
         "status": record.get("status"),

@@ -12,10 +12,10 @@ from pruning.graph.surgery import cut
 from pruning.models import checkpoint
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.registry import resolve
-from search import export
 from search.backend.final import Member
 from search.backend.retrain import Training
 from search.config.schema import Config
+from search.frontier import points
 from search.pareto import front
 from search.storage import files, record
 from search.storage.ledger import Ledger, Row, Status, arch_hash, trial_id
@@ -107,5 +107,5 @@ def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str
         top1 = row.top1_val or 0.0
         trainings = [Training(k, top1, top1 - 0.01 * k, 2.0, 1.0, place) for k in range(2)]
         members.append(Member(row, tuple(trainings)))
-    export.export(str(folder), members, rows, written)
+    points.export(str(folder), members, rows, written)
     return str(folder)

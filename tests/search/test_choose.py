@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import UserError
-from search import choose
-from search.choose import ChooseOptions
 from search.cli import main
+from search.frontier import select
+from search.frontier.select import ChooseOptions
 from tests.search.runs import make_rows, make_run
 
 RECORD = {"base_macs": 100_000_000, "base_params": 10_000_000}
@@ -31,7 +31,7 @@ POINTS = [
 
 
 def pick(**options: object) -> int:
-    return int(choose.choose(POINTS, ChooseOptions(**options), RECORD)["rank"])  # type: ignore[arg-type]
+    return int(select.choose(POINTS, ChooseOptions(**options), RECORD)["rank"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_knee_is_farthest_above_the_line_between_the_ends() -> None:
 
 def test_an_unfinished_run_is_chosen_from_by_val() -> None:
     points = [{k: p[k] for k in ("rank", "macs", "params", "top1_val")} for p in POINTS]
-    assert choose.choose(points, ChooseOptions(at_least="93%"), RECORD)["rank"] == 3
+    assert select.choose(points, ChooseOptions(at_least="93%"), RECORD)["rank"] == 3
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_refusals_name_the_nearest_or_the_form(options: dict[str, object], words
 
 def test_no_points_two_points_no_latency() -> None:
     with pytest.raises(UserError, match="no points yet"):
-        choose.choose([], ChooseOptions(knee=True), RECORD)
+        select.choose([], ChooseOptions(knee=True), RECORD)
     with pytest.raises(UserError, match="2 points has no knee"):
-        choose.choose(POINTS[:2], ChooseOptions(knee=True), RECORD)
+        select.choose(POINTS[:2], ChooseOptions(knee=True), RECORD)
     untimed = [{k: v for k, v in p.items() if "latency" not in k} for p in POINTS]
     with pytest.raises(UserError, match="export RUN --latency"):
-        choose.choose(untimed, ChooseOptions(at_most="2ms"), RECORD)
+        select.choose(untimed, ChooseOptions(at_most="2ms"), RECORD)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.compare import beside
+from search.frontier.baselines import beside
 
 POINTS = [
     {"rank": 0, "macs": 100, "top1_test_mean": 0.6},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.correlation import STRATUM, remarks, rung_correlation
+from search.frontier.correlation import STRATUM, remarks, rung_correlation
 from search.storage.ledger import Row
 
 

@@ -19,7 +19,7 @@ import pytest
 from pruning.errors import UserError
 from search import report, timing
 from search.cli import main
-from search.compare import SCHEMA as COMPARISON
+from search.frontier.baselines import SCHEMA as COMPARISON
 from search.pareto import front
 from search.report import charts, frontier_chart, tables
 from search.report.importance import importance, surplus

@@ -17,7 +17,7 @@ from search.backend import retrain
 from search.backend.cluster import Share
 from search.backend.final import Member
 from search.config.schema import Config
-from search.export import to_csv
+from search.frontier.points import to_csv
 from search.storage import files
 from search.storage.ledger import Row, arch_hash
 from search.trial import base_model
