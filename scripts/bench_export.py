@@ -28,7 +28,7 @@ from pruning.graph.cost import Cost
 from pruning.graph.widths import fit
 from pruning.models import checkpoint
 from pruning.models.registry import resolve
-from search import deploy
+from search.deploy import onnx
 from search.storage import files as storage
 from search.storage import results
 
@@ -103,11 +103,11 @@ def by_name(name: str) -> list[Model]:
 def _family(
     base: Model, slims: Sequence[Model], batches: Sequence[int], folder: str
 ) -> list[list[object]]:
-    kind, short = deploy.get("onnx"), base.name.rpartition(":")[2]
+    kind, short = onnx.get("onnx"), base.name.rpartition(":")[2]
     files, runs = [], []
     for i, model in enumerate((base, *slims)):
         path = os.path.join(folder, f"{short}-{i}.onnx")
-        files.append(deploy.deploy(model.net, model.info, kind, path, ()))
+        files.append(onnx.deploy(model.net, model.info, kind, path, ()))
         runs.append(kind.open(path))
     rows: list[list[object]] = []
     for batch in batches:

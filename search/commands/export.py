@@ -13,7 +13,7 @@ from search.config.quantity import human
 from search.frontier import select
 
 if TYPE_CHECKING:
-    from search.deploy import Deployed
+    from search.deploy.onnx import Deployed
 
 Record = dict[str, Any]
 
@@ -78,14 +78,14 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def _latency(place: str, options: ExportOptions, quiet: bool) -> list[Record]:
-    from search import timing
+    from search.deploy import latencies
     from search.trial import latency
 
     device = latency.device_of(options.device)
     say = _nothing if quiet else print
-    say(f"on {latency.describe_device(device)}, PyTorch {timing.DTYPE}")
-    table = timing.measure(place, options.batch, device, trust=options.trust_factory, say=say)
-    names = [name for name in table.column_names if name.startswith(timing.PREFIX)]
+    say(f"on {latency.describe_device(device)}, PyTorch {latencies.DTYPE}")
+    table = latencies.measure(place, options.batch, device, trust=options.trust_factory, say=say)
+    names = [name for name in table.column_names if name.startswith(latencies.PREFIX)]
     say(f"frontier.parquet and frontier.csv have them; slimfront report {place} draws them")
     return [{"file": "frontier.parquet", "latencies": table.select(["rank", *names]).to_pylist()}]
 
@@ -96,15 +96,15 @@ def _models(
     """Export the points one after the other; a file that is there agrees with its model."""
     from pruning.models import checkpoint
     from pruning.models import files as uri
-    from search import deploy
+    from search.deploy import onnx
     from search.storage import results
 
     assert options.format is not None
-    kind = deploy.get(options.format)
+    kind = onnx.get(options.format)
     points = _selected(place, options.point, chosen)
     path = results.base_checkpoint(place)
     base = checkpoint.load(path, trust=options.trust_factory)
-    whole = deploy.deploy(base, checkpoint.info(path), kind, None, options.batch)
+    whole = onnx.deploy(base, checkpoint.info(path), kind, None, options.batch)
     if not quiet:
         print(f"base model as {kind.name}: {_show(whole)}")
     written: list[Record] = [{"point": None, "file": None} | _facts(whole)]
@@ -113,7 +113,7 @@ def _models(
         source = results.point_checkpoint(place, rank)
         model = checkpoint.load(source, trust=options.trust_factory)
         target = uri.join(place, "points", f"{rank:03d}", kind.file)
-        done = deploy.deploy(model, checkpoint.info(source), kind, target, options.batch)
+        done = onnx.deploy(model, checkpoint.info(source), kind, target, options.batch)
         if not quiet:
             print(f"point {rank}, {human(point['macs'])} MACs: {_show(done, whole)}\n  {target}")
         written.append({"point": rank, "file": target} | _facts(done))
@@ -121,10 +121,10 @@ def _models(
 
 
 def _selected(place: str, rank: int | None, chosen: select.ChooseOptions) -> list[Record]:
-    from search import timing
+    from search.deploy import latencies
     from search.storage import results
 
-    points = timing.exported_points(place)
+    points = latencies.exported_points(place)
     if chosen.given:
         if rank is not None:
             raise UserError("--point names the point; leave out --at-most, --at-least and --knee")
@@ -138,7 +138,7 @@ def _selected(place: str, rank: int | None, chosen: select.ChooseOptions) -> lis
 
 
 def _tables(place: str, form: str, quiet: bool) -> list[Record]:
-    from search import dashboards
+    from search.deploy import dashboards
     from search.frontier import points as export
     from search.storage import files as storage
     from search.storage import ledger, results

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.dashboards import distributions
+from search.deploy.dashboards import distributions
 from search.storage.ledger import Row
 
 FEWEST = 24  # below this the estimate is noise

@@ -15,9 +15,9 @@ from torch import nn
 
 from pruning.errors import UserError
 from pruning.models import checkpoint
-from search import deploy
 from search.cli import main
-from search.deploy import Format
+from search.deploy import onnx as deploy
+from search.deploy.onnx import Format
 from search.trial import latency
 from tests.search.runs import failed, make_rows, make_run
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
-from search import timing
+from search.deploy import latencies
 from search.storage import files, record, results
 from search.trial import latency
 from tests.search.runs import make_rows, make_run
@@ -91,9 +91,9 @@ def test_limit_of_a_search() -> None:
 def test_columns_are_written_with_units_and_replaced(tmp_path: Path) -> None:
     place = make_run(tmp_path, make_rows(3))
     said: list[str] = []
-    timing.measure(place, (1, 4), "cpu", say=said.append)
+    latencies.measure(place, (1, 4), "cpu", say=said.append)
     assert said[0].startswith("base model: ")
-    timing.measure(place, (2,), "cpu", say=said.append)
+    latencies.measure(place, (2,), "cpu", say=said.append)
     table = pq.read_table(tmp_path / "frontier.parquet")
     names = [name for name in table.column_names if name.startswith("latency")]
     assert names == ["latency_ms_b2", "latency_iqr_ms_b2", "latency_device", "latency_dtype"]
@@ -111,7 +111,7 @@ def test_columns_are_written_with_units_and_replaced(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_has_nothing_to_measure(tmp_path: Path) -> None:
     place = make_run(tmp_path, make_rows(4), status="running")
     with pytest.raises(UserError, match="is running, its points are no files yet"):
-        timing.measure(place, (1,), "cpu")
+        latencies.measure(place, (1,), "cpu")
 
 
 def test_a_run_that_was_stopped_is_measured(tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_a_run_that_was_stopped_is_measured(tmp_path: Path) -> None:
     folder, found = files.open_uri(place), results.read_record(place)
     record.update(folder, found, status="interrupted", exported=False)
     with pytest.raises(UserError, match="its points are no files yet"):
-        timing.exported_points(place)
+        latencies.exported_points(place)
     assert "/points/" not in results.read(place).points[0]["checkpoint"], "a trial's weights"
     record.update(folder, found, status="interrupted", exported=True)
-    timing.measure(place, (1,), "cpu", say=lambda text: None)
+    latencies.measure(place, (1,), "cpu", say=lambda text: None)
     run = results.read(place)
     assert not run.finished and run.base_latency["latency_ms_b1"] > 0
     assert all(point["latency_ms_b1"] > 0 for point in run.points)

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import report, timing
+from search import report
 from search.cli import main
+from search.deploy import latencies
 from search.frontier.baselines import SCHEMA as COMPARISON
 from search.pareto import front
 from search.report import charts, frontier_chart, tables
@@ -49,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows[number] = failed(rows[number], "max_macs missed by 3.0%", "infeasible")
     make_run(folder, rows)
     table = pq.read_table(folder / "frontier.parquet")
-    timed = timing.add_columns(table, [LATENCIES] * table.num_rows, LATENCIES)
+    timed = latencies.add_columns(table, [LATENCIES] * table.num_rows, LATENCIES)
     pq.write_table(timed, folder / "frontier.parquet")
     compared(folder)
     assert main(["report", str(folder)]) == 0
