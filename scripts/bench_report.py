@@ -21,9 +21,9 @@ from playwright.sync_api import sync_playwright
 from surface import Surface
 from surface_search import Bench, Variant, outcome_of
 
-from search import report
 from search.config import loader
 from search.config.schema import Config
+from search.report import page as report
 from search.storage import record
 from search.storage.ledger import Row
 from search.storage.results import Results, so_far

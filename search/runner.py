@@ -14,11 +14,12 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from pruning.models import files
-from search import interrupt, report
+from search import interrupt
 from search.backend import cluster, final, preflight
 from search.config.schema import Config
 from search.frontier import correlation, points
 from search.pareto.front import Reference
+from search.report import page
 from search.storage import files as storage
 from search.storage import lock, record, results
 from search.storage.ledger import Row
@@ -120,7 +121,7 @@ def _drive(
         "final_seconds": final.seconds(config),
     }
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
-    report.write(config.out)
+    page.write(config.out)
     for line in correlation.remarks(study.rows, study.cost.base_macs):
         say(line)
     failures = Counter(row.reason for row in study.rows if row.status == "failed")
@@ -152,7 +153,7 @@ def _put_away(
     members = final.so_far(config, base, _complete(study))
     _export(config, members, study, current)
     record.update(place, current, exported=True)  # frontier.parquet and points/ agree again
-    report.write(config.out)
+    page.write(config.out)
     say(f"stopped; the same command goes on from {study.finished} finished trials")
 
 

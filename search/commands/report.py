@@ -21,6 +21,6 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
     found = parser.read(argv)
 
-    from search import report
+    from search.report import page
 
-    print(report.write(found["run"]))
+    print(page.write(found["run"]))

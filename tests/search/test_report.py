@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import report
 from search.cli import main
 from search.deploy import latencies
 from search.frontier.baselines import SCHEMA as COMPARISON
 from search.pareto import front
 from search.report import charts, frontier_chart, tables
+from search.report import page as report
 from search.report.importance import importance, surplus
 from search.storage import results
 from tests.search.runs import COST, failed, make_rows, make_run
