@@ -16,7 +16,7 @@ from search.config.schema import Config, DataConfig, ModelConfig, ProfileOptions
 from search.data.splits import KINDS
 
 if TYPE_CHECKING:
-    from search.profiling import Profile
+    from search.commands.profiling import Profile
 
 INPUT = re.compile(r"(\d+)x(\d+)x(\d+)")
 
@@ -51,7 +51,7 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
     model, shape, limits = _merge(subject, options, config)
 
     from pruning.models.registry import resolve
-    from search import profiling
+    from search.commands import profiling
 
     network = resolve(model.name, model.args, trust=model.trust_factory)
     divisor, min_ratio = limits.pop("divisor"), limits.pop("min_ratio")

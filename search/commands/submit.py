@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import UserError
-from search import upload
+from search.commands import upload
 from search.config import loader as configuration
 from search.config.parser import Parser
 from search.config.validation import is_local

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import UserError
-from search import cli, upload
-from search.commands import submit
+from search import cli
+from search.commands import submit, upload
 
 
 @pytest.fixture
