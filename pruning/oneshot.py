@@ -16,8 +16,8 @@ from pruning.errors import UserError
 from pruning.graph.surgery import cut
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
-from pruning.layout import accepting, settle
 from pruning.methods import Method, Problem, State, get
+from pruning.models.layout import accepting, settle
 from pruning.reconstruction import error_feedback
 from pruning.training.batch_norm import recalibrate
 

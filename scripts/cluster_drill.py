@@ -121,7 +121,7 @@ def loss() -> None:
 
 def scale() -> None:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("bench_scaling.py"))],
+        [sys.executable, str(Path(__file__).parent / "bench" / "scaling.py")],
         capture_output=True,
         text=True,
         check=False,

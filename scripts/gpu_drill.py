@@ -52,10 +52,10 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
     root = ["--data.root", options.data, "--model.weights", options.weights]
     found = {
         "tests": [*"-m pytest -q -m gpu".split(), str(HERE.parent / "tests")],
-        "finetune": [str(HERE / "bench_finetune.py")],
-        "sharing": [str(HERE / "bench_sharing.py")],
-        "methods": [str(HERE / "bench_methods.py"), *known, *METHODS.split()],
-        "repair": [str(HERE / "bench_repair.py"), *known],
+        "finetune": [str(HERE / "bench/finetune.py")],
+        "sharing": [str(HERE / "bench/sharing.py")],
+        "methods": [str(HERE / "bench/methods.py"), *known, *METHODS.split()],
+        "repair": [str(HERE / "bench/repair.py"), *known],
         "search": [*SEARCH.split(), *root, "--out", str(options.out / "RUN")],
     }
     return {

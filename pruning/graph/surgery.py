@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.twins import named_tensors, twin
+from pruning.graph.twins import named_tensors, twin
 
 
 def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:

@@ -24,7 +24,7 @@ from pruning.graph.channel_graph import ChannelGraph, Group, Layer
 from pruning.graph.labels import FIXED, Key, Record, labels_of, start, tensors_in
 from pruning.graph.rules import understood
 from pruning.graph.surgery import cut
-from pruning.twins import named_tensors, twin
+from pruning.graph.twins import named_tensors, twin
 
 SMALL = 2**35  # weights × pixels of an image, more than there are MACs
 

@@ -35,8 +35,8 @@ def channel_moments(
 ) -> dict[str, ChannelMoments]:
     """Moments by weight name for all 2-d convolutions and linear layers that read a group.
 
-    `pruning.reconstruction.patches.input_moments` has them across channels too, which takes channels times
-    the memory. positions: about how many per image count.
+    `pruning.reconstruction.patches.input_moments` has them across channels too, which takes
+    channels times the memory. positions: about how many per image count.
     """
     names = [layer.weight for layer in graph.layers]
     reads = {name for name in names if (graph.axes[name, 1] < graph.units).any()}

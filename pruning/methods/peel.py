@@ -37,8 +37,8 @@ class Peel(Method):
     4. Per group the largest Σ|γ| stay. Weights are inherited.
 
     γ are BN scales, summed over the BNs that a channel passes; groups without BN fall back to
-    filter norms (see pruning.importance.bn_scale). The base model is taken as it is: whoever wants the scales
-    spread by an L1 penalty trains it so beforehand.
+    filter norms (see pruning.importance.bn_scale). The base model is taken as it is: whoever wants
+    the scales spread by an L1 penalty trains it so beforehand.
 
     Source: arXiv 2103.01847 for the idea (over-pruned predefined backbone, one round that spends
     the pool); all formulas are our formulation.

@@ -14,7 +14,7 @@ from torch import nn
 
 from pruning.data.images import Images
 from pruning.errors import UserError
-from pruning.layout import settle
+from pruning.models.layout import settle
 from pruning.training.evaluation import evaluate, evaluation_mode, mean_loss
 from pruning.training.step import Step, benchmarking, capture, seeded
 

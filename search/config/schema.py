@@ -176,7 +176,7 @@ class RecipeConfig:
     cuda_graph: bool = True
 
     def recipe(self) -> Recipe:
-        """The same for pruning.training.loop; raises UserError where a value is out of its range."""
+        """The same for pruning.training; raises UserError where a value is out of its range."""
         from pruning.training.loop import Recipe
 
         return Recipe(**vars(self))

@@ -18,10 +18,10 @@ from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
-from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
+from pruning.models.layout import settle
 from pruning.training.loop import finetune
 from search.backend import cluster
 from search.config.schema import Config, SearchConfig

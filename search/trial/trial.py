@@ -17,9 +17,9 @@ from torch import nn
 from pruning import methods, oneshot
 from pruning.data.images import Images
 from pruning.errors import UserError
-from pruning.layout import settle
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
+from pruning.models.layout import settle
 from pruning.oneshot import Slimmed
 from pruning.training.loop import Recipe, evaluate, finetune
 from search.config.schema import Config

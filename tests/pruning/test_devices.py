@@ -18,7 +18,7 @@ from pruning.oneshot import REPAIRS
 from pruning.training.batch_norm import recalibrate
 from pruning.training.evaluation import evaluate
 from tests.pruning.fake_gpu import GPU, fake_gpu, to
-from tests.pruning.models import SHAPES, graph, images, model
+from tests.pruning.sample_models import SHAPES, graph, images, model
 
 BACKWARD = {"balanced", "prunenet"}  # measure gradients, which fake tensors have none of
 

@@ -32,7 +32,7 @@ from search.trial import base_model
 from search.trial.trial import FATAL
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
 from tests.search.spaces import network
-from tests.search.test_study import assert_study_is_the_ledger
+from tests.search.study.test_study import assert_study_is_the_ledger
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 900.0  # on a machine with much else to do

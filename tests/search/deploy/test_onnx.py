@@ -1,0 +1,198 @@
+"""Exported models: they agree with PyTorch, or there is no file; other formats of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pytest
+import torch
+from torch import nn
+
+from pruning.errors import UserError
+from pruning.models import checkpoint
+from search.cli import main
+from search.deploy import onnx as deploy
+from search.deploy.onnx import Format
+from search.trial import latency
+from tests.search.runs import failed, make_rows, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deploy")
+    rows = make_rows(6)
+    rows[5] = failed(rows[5], "RuntimeError: broken")
+    make_run(folder, rows)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "MEASURE_S", 0.01)
+
+
+def point(run: Path, rank: int = 0) -> nn.Module:
+    return checkpoint.load(run / f"points/{rank:03d}/model.safetensors")
+
+
+def onnx_needed() -> None:
+    for name in deploy.ONNX_PACKAGES:
+        pytest.importorskip(name)
+
+
+def test_onnx_of_a_point(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx_needed()
+    import onnx
+    import onnxruntime
+
+    assert main(["export", str(run), "--format", "onnx", "--point", "0", "--json"]) == 0
+    base, slim = json.loads(capsys.readouterr().out)["written"]
+    path = run / "points/000/model.onnx"
+    assert slim["file"] == str(path)
+    assert slim["bytes"] == path.stat().st_size < base["bytes"]
+    assert slim["deviation"] < deploy.TOLERANCE
+    assert slim["latency_ms_b1"] > 0 and slim["latency_ms_b64"] > 0
+    assert not (run / "model.onnx").exists() and base["file"] is None
+
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param, "batch size is free"
+    facts = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(facts["mean"]) == [0.3]
+    assert json.loads(facts["widths"])["conv1"] < 16
+    assert str(Path(__file__).parents[3]).encode() not in path.read_bytes(), "no machine's paths"
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    images = torch.rand(5, 1, 8, 8)
+    found = session.run(["logits"], {"images": images.numpy()})[0]
+    with torch.inference_mode():
+        wanted = point(run)(images).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_exported_program_of_a_point(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "--format", "torch-export", "--knee", "--batch", "[2]"]) == 0
+    text = capsys.readouterr().out
+    assert "base model as torch-export" in text
+    assert "agrees to" in text
+    (path,) = run.glob("points/*/model.pt2")
+    program = torch.export.load(str(path)).module()
+    images = torch.rand(5, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(program(images), point(run, int(path.parent.name))(images))
+    assert str(Path(__file__).parents[3]).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("error", [1e-3, float("nan")])
+def test_a_file_that_disagrees_is_not_written(run: Path, tmp_path: Path, error: float) -> None:
+    model = point(run)
+
+    def wrong(path: str) -> deploy.Runner:
+        def logits(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                right = model(torch.from_numpy(images)).numpy()
+            return right + np.float32(error) * np.abs(right).max()
+
+        return logits
+
+    kind = Format("odd", "model.odd", lambda m, i, path: open(path, "w").close(), wrong)
+    target = tmp_path / "model.odd"
+    with pytest.raises(UserError, match="differs from PyTorch"):
+        deploy.deploy(model, checkpoint.info(run / "base.safetensors"), kind, str(target))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_says_so(run: Path, tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+
+    info = checkpoint.info(run / "base.safetensors")
+    with pytest.raises(UserError, match="digits cannot be exported as torch-export") as caught:
+        deploy.deploy(Branching(), info, deploy.get("torch-export"), str(tmp_path / "m.pt2"))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_onnx_names_the_extra(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
+    )
+    assert main(["export", str(run), "--format", "onnx"]) == 2
+    assert "ONNX needs onnx; pip install 'slimfront[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "say what to export"),
+        (["--format", "tflite"], "must be one of csv, parquet, onnx"),
+        (["--format", "torch-export", "--point", "99"], "the frontier has points 0 to"),
+        (["--format", "torch-export", "--point", "0", "--knee"], "leave out"),
+        (["--latency", "--batch", "[0]"], "--batch needs sizes of 1 or more"),
+        (["--format", "torch-export", "--at-most", "1k"], "the nearest is point 0"),
+    ],
+)
+def test_bad_flags(
+    run: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run), *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_ended_has_no_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_run(tmp_path, make_rows(3), status="running")
+    assert main(["export", place, "--format", "torch-export"]) == 2
+    assert "let the search end" in capsys.readouterr().err
+    assert main(["export", place, "--format", "csv"]) == 0  # its trials so far
+    assert pyarrow.csv.read_csv(tmp_path / "trials.csv").num_rows == 3
+    assert not (tmp_path / "frontier.csv").exists()
+
+
+def test_optuna_reads_the_journal(run: Path) -> None:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    for _ in range(2):  # a second export replaces the first
+        assert main(["export", str(run), "--format", "optuna"]) == 0
+    storage = JournalStorage(JournalFileBackend(str(run / "optuna.journal")))
+    study = optuna.load_study(study_name=None, storage=storage)
+    assert [trial.state for trial in study.trials].count(TrialState.COMPLETE) == 5
+    assert [trial.state for trial in study.trials].count(TrialState.FAIL) == 1
+    first = study.trials[0]
+    assert first.values == [first.values[0], 1.0]  # the base model has all of the MACs
+    assert "ratio" in study.trials[1].params
+    assert study.trials[5].user_attrs["reason"] == "RuntimeError: broken"
+
+
+def test_mlflow_gets_a_run_for_each_trial(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow (pip install mlflow-skinny)")
+    for _ in range(2):
+        assert main(["export", str(run), "--format", "mlflow"]) == 0
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(f"slimfront {run}")
+    assert len(client.search_runs([experiment.experiment_id])) == 6
+
+
+def test_without_mlflow_it_says_what_to_install(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert main(["export", str(run), "--format", "mlflow"]) == 2
+    assert "pip install mlflow-skinny" in capsys.readouterr().err
