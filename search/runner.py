@@ -53,7 +53,9 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
 
     place = storage.open_uri(config.out)
     before = results.find_record(place)
-    if before is not None:
+    if before is None:
+        record.check_free(place)
+    else:
         record.check(before, config)
     record.check_warm_start(config)
     cluster.connect(config, **(parts.ray or {}))
@@ -76,9 +78,9 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         current = before or record.create(
             config, base_model.facts(base, problem), base.info.classes
         )
-        if before is None:
-            base_model.store(base, config.out)
         current = record.update(place, current, status="running", config=_plain(config))
+        if not storage.exists(place / base_model.FILE):
+            base_model.store(base, config.out)
         _introduce(current, study, share, say)
         _drive(config, place, base, current, study, share, console, parts)
     return config.out
@@ -174,9 +176,9 @@ def base_of(
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Base:
     """The base model by a task with a trial's resources; an earlier session's if there is one."""
-    file = storage.open_uri(config.out) / "base.safetensors"
+    file = storage.open_uri(config.out) / base_model.FILE
     stored = before is not None and storage.exists(file)
-    known = files.join(config.out, "base.safetensors") if stored else None
+    known = files.join(config.out, base_model.FILE) if stored else None
     if known is None and config.model.weights is None:
         say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
     try:

@@ -63,6 +63,18 @@ def filesystem(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
         ) from error
 
 
+def same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
+    """Whether two addresses name one file, links followed on local disks."""
+    if (known := os.fspath(b)).startswith(("http://", "https://", "torchvision:")):
+        return os.fspath(a) == known
+    (store, path), (other, there) = filesystem(a), filesystem(b)
+    if isinstance(store, fs.LocalFileSystem) and isinstance(other, fs.LocalFileSystem):
+        return os.path.realpath(path) == os.path.realpath(there) or (
+            os.path.exists(path) and os.path.exists(there) and os.path.samefile(path, there)
+        )
+    return bool(store == other) and path == there
+
+
 def join(uri: str | os.PathLike[str], *names: str) -> str:
     """Address of a file below a folder; a query, as in s3://b/run?region=x, stays last."""
     folder, mark, query = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from search.config import loader, quantity
 
 USAGE = (
     "[CONFIG] --method peel --macs 50% [--repair feedback] [--to model.safetensors] "
-    "[--finetune.epochs 0] [--key.sub value] … [--json]"
+    "[--finetune.epochs 0] [--key.sub value] … [--force] [--json]"
 )
 
 
@@ -39,8 +41,9 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_argument(
         "--to",
         default="model.safetensors",
-        help="file or URI of the slim model, replaced if it is there (default: model.safetensors)",
+        help="file or URI of the slim model, not one that is there (default: model.safetensors)",
     )
+    parser.add_argument("--force", action="store_true", help="replace the file --to")
     parser.add_argument("--json", action="store_true", help="print JSON")
     own, rest = parser.parse_known_args(list(argv))
     if foreign := {"--out", "--trials"} & {word.partition("=")[0] for word in rest}:
@@ -59,15 +62,42 @@ def run(argv: Sequence[str], prog: str) -> None:
     settings = replace(settings, search=search)
     loader.validate(settings)
     target = quantity.parse(own.macs, "macs")
-    result = prune(settings, target, own.to, quiet=own.json)
+    check_target(own.to, inputs(rest, settings), force=own.force)
+    result = prune(settings, target, own.to, force=own.force, quiet=own.json)
     if own.json:
         print(json.dumps(result, indent=1))
     else:
         show(result)
 
 
+def inputs(argv: Sequence[str], settings: loader.Config) -> list[str]:
+    """Files that the command reads: CONFIG if it is one, and the weights."""
+    source, _ = loader.parse(argv)
+    given = [] if source in loader.packaged() else [source]
+    return given + ([settings.model.weights] if settings.model.weights else [])
+
+
+def check_target(place: str, given: Sequence[str], *, force: bool) -> None:
+    """UserError where writing to `place` would lose what the user gave, or what is there."""
+    from pruning.models import files as uri
+    from search.storage import files as storage
+
+    target = storage.open_uri(place)
+    if storage.is_folder(target):
+        raise UserError(f"--to {place} is a folder; name a file in it, as {place}/slim.safetensors")
+    if any(uri.same_file(place, file) for file in given):
+        raise UserError(f"--to {place} is a file that this command reads; name another")
+    if not force and storage.exists(target):
+        raise UserError(f"--to {place} is there already; name another file, or --force replaces it")
+
+
 def prune(
-    settings: loader.Config, target: quantity.Quantity, place: str, *, quiet: bool = False
+    settings: loader.Config,
+    target: quantity.Quantity,
+    place: str,
+    *,
+    force: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Prune and fine-tune one network, write it; what was done, with accuracies as fractions."""
     import time
@@ -107,6 +137,8 @@ def prune(
         seconds += epoch.seconds
     val = work.score(slimmed.model)
     test = evaluate(slimmed.model, work.test.batches(base_model.SCORING_BATCH))
+    if not force:
+        place = _free(place)
     trial.save(work, slimmed.model, slimmed.widths, place, method=name, top1_val=val)
     return {
         "method": name,
@@ -130,6 +162,16 @@ def prune(
         "epochs": recipe.epochs,
         "model": place,
     }
+
+
+def _free(place: str) -> str:
+    """The file, or one beside it where another has come to be there during the training."""
+    from search.storage import files as storage
+
+    address, mark, query = place.partition("?") if "://" in place else (place, "", "")
+    stem, ending = os.path.splitext(address)
+    names = (f"{stem}{f'-{k}' if k else ''}{ending}{mark}{query}" for k in itertools.count())
+    return next(name for name in names if not storage.exists(storage.open_uri(name)))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -89,6 +89,11 @@ def exists(location: Location) -> bool:
         return location.filesystem.get_file_info(location.path).type != fs.FileType.NotFound
 
 
+def is_folder(location: Location) -> bool:
+    with _explained(location):
+        return location.filesystem.get_file_info(location.path).type == fs.FileType.Directory
+
+
 def list_files(location: Location, suffix: str = "") -> list[Location]:
     """Files directly in a folder, by name; hidden ones, unfinished writes included, left out."""
     names = _names(location, fs.FileType.File)

@@ -38,6 +38,31 @@ FREE = (
 )
 
 
+# what a search writes into its run, besides run.json and the lease of its driver
+WRITTEN = (
+    "base.safetensors",
+    "trials",
+    "trials.parquet",
+    "checkpoints",
+    "finals",
+    "points",
+    "frontier.parquet",
+    "frontier.csv",
+    "frontier.png",
+    "report.html",
+)
+
+
+def check_free(run: files.Location) -> None:
+    """UserError where a new run would overwrite what is in its folder."""
+    for name in WRITTEN:
+        if files.exists(run / name):
+            raise UserError(
+                f"{run} is no run and has {name}, which a search would overwrite; "
+                "choose another --out"
+            )
+
+
 def check(record: Mapping[str, Any], config: Config) -> None:
     """UserError naming the keys in which `config` differs from the run that is there."""
     before = configuration.from_dict(record["config"])

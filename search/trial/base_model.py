@@ -34,6 +34,7 @@ CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
 PATH = "gain-curve"  # whose allocations, nested over all MACs, are among the seeds
 SCORING_BATCH = 500
+FILE = "base.safetensors"  # of a run
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def store(base: Base, out: str) -> None:
     """Write the base model into the run at `out`, as `base.safetensors`."""
     tensors = {name: tensor(array) for name, array in base.weights.items()}
     metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
-    files.write_tensors(files.join(out, "base.safetensors"), tensors, metadata)
+    files.write_tensors(files.join(out, FILE), tensors, metadata)
 
 
 def facts(base: Base, problem: Problem) -> dict[str, Any]:

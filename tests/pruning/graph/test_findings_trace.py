@@ -105,7 +105,7 @@ def everything(net: nn.Module) -> dict[str, Any]:
 def test_finding_1_0_tracing_leaves_the_model_as_it_was(
     make: type[nn.Module], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning.tracer, "SMALL", 0 if device == "meta" else 2**62)
+    monkeypatch.setattr(pruning.graph.tracing, "SMALL", 0 if device == "meta" else 2**62)
     net = make().train()
     net.get_parameter("fc.bias").grad = torch.ones(5)
     before = everything(net)
@@ -133,7 +133,7 @@ def test_finding_1_0_a_shared_module_is_cut_once_and_loaded_again() -> None:
 def test_finding_1_0_labels_are_not_indexed_by_unknown_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pruning.tracer, "SMALL", 0)
+    monkeypatch.setattr(pruning.graph.tracing, "SMALL", 0)
     graph = trace(IndexedByBuffer(), (3, 8, 8))
     assert [group.name for group in graph.groups] == ["first.0"]
 
