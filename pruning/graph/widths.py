@@ -69,15 +69,27 @@ def uniform(graph: ChannelGraph, lat: Lattice, ratio: float) -> np.ndarray:
 
 
 def fit(
-    cost: Cost, family: Callable[[float], np.ndarray], target: float, *, rounds: int = 40
+    cost: Cost,
+    family: Callable[[float], np.ndarray],
+    target: float,
+    *,
+    params: float | None = None,
+    rounds: int = 40,
 ) -> np.ndarray:
-    """Largest member of a family, growing in t ∈ [0, 1], with at most `target` MACs."""
+    """Largest member of a family, growing in t ∈ [0, 1], with at most `target` MACs and `params`.
+
+    The smallest member where none has so few.
+    """
+
+    def fits(widths: np.ndarray) -> bool:
+        return cost.macs(widths) <= target and (params is None or cost.params(widths) <= params)
+
     low, high = 0.0, 1.0
-    if cost.macs(family(high)) <= target:
+    if fits(family(high)):
         return family(high)
     for _ in range(rounds):
         middle = (low + high) / 2
-        if cost.macs(family(middle)) <= target:
+        if fits(family(middle)):
             low = middle
         else:
             high = middle

@@ -18,9 +18,13 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
     """The study of a run as its ledger tells it. UserError if no width vector can be feasible."""
     limits, cost = reach.limits(config.search, problem), problem.cost
     low, high = reach.shares(limits, problem)
-    space, low, high = spaces.make(config.search, problem, base.states, low, high)
+    space, low, high = spaces.make(config.search, problem, base.states, low, high, limits)
     names = method_names(config.search.method)
-    plan = warm_start.plan(problem, base.states, names, low, high) if config.search.seeds else []
+    plan = (
+        warm_start.plan(problem, base.states, names, low, high, limits)
+        if config.search.seeds
+        else []
+    )
     return Study(
         space,
         Ledger(config.out),

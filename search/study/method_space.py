@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -11,7 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pruning.errors import UserError
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice
-from search.study.limits import mac_range
+from search.study.candidate import Limits
+from search.study.limits import mac_range, raised, within
 from search.study.width_space import (
     KIND,
     METHOD,
@@ -23,6 +24,8 @@ from search.study.width_space import (
     Widths,
     choice,
 )
+
+Allocate: TypeAlias = Callable[[str, int | None, Mapping[str, float]], Widths]
 
 
 class Scalar(Protocol):
@@ -55,9 +58,10 @@ class ThresholdProposal:
         *,
         low: float = 0.05,
         high: float = 1.0,
-        allocate: Callable[[str, int | None, Mapping[str, float]], Widths] | None = None,
+        allocate: Allocate | None = None,
         free: Collection[str] = (),
         selecting: Collection[str] = (),
+        limits: Limits | None = None,
     ) -> None:
         """`free`: methods whose scalars alone decide, without a MAC target (then macs is None).
 
@@ -69,7 +73,8 @@ class ThresholdProposal:
         self.cost, self.methods, self.allocate = cost, dict(methods), allocate
         self.free = frozenset(free) if allocate is not None else frozenset()
         self.selecting = frozenset(selecting if allocate is not None else methods)
-        self.low, self.high = mac_range(cost, lat, low, high)
+        self.limits, self.lat = limits or Limits(), lat
+        self.low, self.high = mac_range(cost, lat, low, high, self.limits.max_params)
 
     def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
         found = choice(METHOD, tuple(self.methods))
@@ -92,11 +97,22 @@ class ThresholdProposal:
         scalars = {name: params[f"{method}.{name}"] for name in self.methods[method]}
         widths = None
         if self.allocate is not None:
-            widths = tuple(int(w) for w in self.allocate(method, target, scalars))
+            widths = tuple(self._allocate(self.allocate, method, target, scalars).tolist())
         asked = self.cost.macs(np.array(widths)) if target is None else target
         return Proposal(
             self.kind, method, asked, widths, scalars if method in self.selecting else {}
         )
+
+    def _allocate(
+        self, allocate: Allocate, method: str, target: int | None, scalars: Mapping[str, float]
+    ) -> Widths:
+        if target is None:  # the scalars alone decide
+            return allocate(method, None, scalars)
+        least = self.low * self.cost.base_macs
+        found = within(
+            self.limits, self.cost, lambda m: allocate(method, round(m), scalars), target, least
+        )
+        return raised(self.limits, self.cost, self.lat, found)
 
     def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
         """The method at its defaults and the widths' MACs; widths themselves have no parameters."""

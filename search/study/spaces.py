@@ -8,6 +8,7 @@ from pruning import methods
 from pruning.methods import Problem, State
 from search.config.schema import SearchConfig
 from search.config.validation import method_names
+from search.study.candidate import Limits
 from search.study.method_space import MixedProposal, ThresholdProposal
 from search.study.width_space import Space, WidthProposal, Widths
 
@@ -18,6 +19,7 @@ def make(
     states: Mapping[str, State],
     low: float,
     high: float,
+    limits: Limits | None = None,
 ) -> tuple[Space, float, float]:
     """The space and the MAC range it reaches. `low`, `high`: shares of the base model's MACs."""
     names = method_names(search.method)
@@ -30,6 +32,7 @@ def make(
         high=high,
         offsets=search.offsets,
         offset_range=search.offset_range,
+        limits=limits,
     )
     if search.proposal == "widths":
         return widths, widths.low, widths.high
@@ -47,6 +50,7 @@ def make(
         allocate=allocate,
         free=[name for name, method in known.items() if not method.needs_target],
         selecting=[name for name, method in known.items() if method.scalars_select],
+        limits=limits,
     )
     space = threshold if search.proposal == "threshold" else MixedProposal(widths, threshold)
     return space, widths.low, widths.high

@@ -168,12 +168,14 @@ class Study:
     def _mutated(self) -> Candidate | None:
         """A few steps away from a member of the frontier, the lonely ones more often."""
         rng = self._rng(self.tries)
-        parents = self._frontier()
+        parents = self._frontier() or [
+            row for row in self.rows if row.widths and row.status != "infeasible"
+        ]
         if not parents:
             return None
         place = np.log([row.macs for row in parents])
         gaps = np.diff(place, prepend=place[0]) + np.diff(place, append=place[-1])
-        for _ in range(64):
+        for _ in range(256):
             first, second = rng.integers(len(parents), size=2)
             parent = parents[first if gaps[first] > gaps[second] else second]
             widths = tuple(neighbour(self.lat, parent.widths, rng).tolist())

@@ -10,14 +10,20 @@ from pruning import methods
 from pruning.graph.widths import fit, uniform
 from pruning.methods import Problem, State
 from search.pareto.strata import even
-from search.study.candidate import Seed
+from search.study.candidate import Limits, Seed
+from search.study.limits import raised, within
 from search.trial.base_model import PATH
 
 LEVELS = 8  # MAC shares between the smallest network and the base
 
 
 def plan(
-    problem: Problem, states: Mapping[str, State], names: Sequence[str], low: float, high: float
+    problem: Problem,
+    states: Mapping[str, State],
+    names: Sequence[str],
+    low: float,
+    high: float,
+    limits: Limits | None = None,
 ) -> list[Seed]:
     """Seeds in the order to run them. names: the methods searched; low, high: shares of the base.
 
@@ -25,21 +31,32 @@ def plan(
     so that a short search covers it; then every method's own one-shot allocation.
     """
     base_macs, first = problem.cost.base_macs, names[0]
+    limits, cost, lat = limits or Limits(), problem.cost, problem.lattice
+
+    def allocated(name: str, share: float) -> np.ndarray:
+        def allocate(macs: float) -> np.ndarray:
+            return methods.get(name).allocate(states[name], problem, macs)
+
+        found = within(limits, cost, allocate, share * base_macs, cost.macs(lat.low))
+        return raised(limits, cost, lat, found)
+
     seeds = [_seed("base", first, problem.graph.widths)] if high >= 1 else []
     shares = even(low, min(high, 0.9), LEVELS)
     for share in _outside_in(shares.tolist()):
         widths = fit(
-            problem.cost, lambda t: uniform(problem.graph, problem.lattice, t), share * base_macs
+            cost,
+            lambda t: uniform(problem.graph, lat, t),
+            share * base_macs,
+            params=limits.max_params,
         )
+        widths = raised(limits, cost, lat, widths)
         seeds.append(_seed(f"uniform {share:.0%}", first, widths))
         if PATH in states:
-            path = methods.get(PATH).allocate(states[PATH], problem, share * base_macs)
-            seeds.append(_seed(f"{PATH} {share:.0%}", PATH, path))
+            seeds.append(_seed(f"{PATH} {share:.0%}", PATH, allocated(PATH, share)))
     for share in shares[1:-1:2]:
         for name in names:
             if name not in (PATH, "uniform"):  # theirs are above
-                widths = methods.get(name).allocate(states[name], problem, share * base_macs)
-                seeds.append(_seed(f"{name} one-shot {share:.0%}", name, widths))
+                seeds.append(_seed(f"{name} one-shot {share:.0%}", name, allocated(name, share)))
     return seeds
 
 

@@ -23,7 +23,8 @@ from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.cost import Cost
 from pruning.graph.widths import Lattice, fit
-from search.study.limits import mac_range
+from search.study.candidate import Limits
+from search.study.limits import mac_range, raised
 
 RATIO = "ratio"
 KIND = "kind"
@@ -82,13 +83,18 @@ class WidthProposal:
         high: float = 1.0,
         offsets: str = "auto",
         offset_range: float = 0.7,
+        limits: Limits | None = None,
     ) -> None:
-        """`low`, `high`: MACs as shares of the base; `offsets`: group | stage | auto | none."""
+        """`low`, `high`: MACs as shares of the base; `offsets`: group | stage | auto | none.
+
+        Nothing outside `limits` is proposed, as far as the lattice has anything within.
+        """
         if not 0 <= offset_range < 1:
             raise UserError(f"offset_range {offset_range}: choose a share from 0 to below 1")
         self.graph, self.cost, self.lat = graph, cost, lat
         self.methods = tuple(methods)
-        self.low, self.high = mac_range(cost, lat, low, high)
+        self.limits = limits or Limits()
+        self.low, self.high = mac_range(cost, lat, low, high, self.limits.max_params)
         self.offset_range = offset_range
         if offsets == "auto":
             offsets = "stage" if len(graph.groups) > MANY_GROUPS else "group"
@@ -152,7 +158,8 @@ class WidthProposal:
             share = t * reach
             return self.lat.snap(np.where(share < 1, share * channels + self._phase, channels))
 
-        return fit(self.cost, family, macs)
+        found = fit(self.cost, family, macs, params=self.limits.max_params)
+        return raised(self.limits, self.cost, self.lat, found)
 
 
 def complete(space: Space, params: Mapping[str, Any]) -> Distributions | None:

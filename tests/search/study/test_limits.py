@@ -1,0 +1,70 @@
+"""What limits leave is found: nothing outside them is proposed, and the search goes to its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.methods import Problem
+from search.config.schema import SearchConfig
+from search.pareto.strata import Strata
+from search.storage.ledger import Ledger
+from search.study import limits as limiting
+from search.study import spaces, warm_start
+from search.study.candidate import Outcome
+from search.study.study import Study
+from tests.search.spaces import accuracy, network
+
+
+def make(tmp_path: Path, **settings: Any) -> Study:
+    """The study that a run with these settings would have, without its base model's states."""
+    graph, cost, lat = network("digits")
+    problem, search = Problem(graph, lat), replace(SearchConfig(), method="uniform", **settings)
+    limits = limiting.limits(search, problem)
+    low, high = limiting.shares(limits, problem)
+    space, low, high = spaces.make(search, problem, {"uniform": {}}, low, high, limits)
+    plan = warm_start.plan(problem, {}, ["uniform"], low, high, limits) if search.seeds else []
+    return Study(
+        space, Ledger(tmp_path), cost, lat, seeds=plan, limits=limits, strata=Strata(low, high)
+    )
+
+
+@pytest.mark.parametrize("proposal", ["widths", "threshold"])
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_params": "5%"},
+        {"max_params": "30%", "min_macs": "20%"},
+        {"min_macs": "40%", "max_macs": "42%"},
+        {"max_macs": "15%"},
+    ],
+    ids=str,
+)
+def test_finding_7_4_only_feasible_networks_are_proposed(
+    limits: dict[str, str], seeded: bool, proposal: str, tmp_path: Path
+) -> None:
+    graph, _, _ = network("digits")
+    study = make(tmp_path, seeds=seeded, proposal=proposal, **limits)
+    asked = set()
+    for _ in range(24):
+        candidate = study.ask()
+        assert candidate is not None
+        assert candidate.widths is not None
+        asked.add(candidate.widths)
+        top1 = accuracy(graph, candidate.widths)
+        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1))
+    assert len(asked) == 24
+    assert {row.status for row in study.rows} == {"complete"}
+
+
+def test_finding_7_4_failures_do_not_end_a_search(tmp_path: Path) -> None:
+    """With nothing on the frontier yet there are still networks to try."""
+    study = make(tmp_path, seeds=False, max_params="5%")
+    for _ in range(24):
+        candidate = study.ask()
+        assert candidate is not None
+        study.tell(candidate.trial_id, Outcome(status="failed", reason="no luck"))
