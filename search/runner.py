@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from pruning.errors import UserError
-from pruning.models import files
 from search import interrupt
-from search.backend import cluster, final, preflight
+from search.backend import base_task, cluster, final, preflight
 from search.config.schema import Config
 from search.frontier import correlation, points
 from search.pareto.front import Reference
@@ -34,7 +31,7 @@ from search.trial.base_model import Base
 class Parts:
     """What a search is made of besides its settings; tests put their own in."""
 
-    prepare: Callable[[Config, str | None], Base] = base_model.prepare_in_worker
+    prepare: Callable[[Config, str | None], Base] = base_task.prepare
     open_workshop: trial_body.Open = trial_body.Workshop.open
     body: trial_body.Body = trial_body.run
     measure: final.Measure = final.measure
@@ -62,19 +59,19 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     interrupt.check()
     share = cluster.share(config)
     preflight.check_nodes(config, share.gpus)
-    base = base_of(config, before, parts.prepare, share, say, meanwhile=_load_tune)
+    base = base_task.run(config, before, parts.prepare, share, say, meanwhile=_load_tune)
     if before is not None:
         record.check_data(before, base.data, config)
     interrupt.check()
     problem = base_model.problem(base.channel_graph(), config.search)
     study = None
     if before is None:  # may refuse, and then nothing is written
-        study = make_study(config, base, problem, share)
+        study = make_study(config, base.states, problem, share.slots)
     with lock.hold(place, say):
         if before is None and results.find_record(place) is not None:
             raise UserError(f"another process has begun {config.out}; give the command once more")
         # not sooner: another driver may have added to the ledger until now
-        study = study or make_study(config, base, problem, share)
+        study = study or make_study(config, base.states, problem, share.slots)
         current = before or record.create(
             config, base_model.facts(base, problem), base.info.classes
         )
@@ -165,33 +162,6 @@ def _export(
     points.export(config.out, members, study.rows, current)
     if config.search.keep_checkpoints == "frontier":
         points.forget_checkpoints(config.out, study.rows)
-
-
-def base_of(
-    config: Config,
-    before: Mapping[str, Any] | None,
-    prepare: Callable[[Config, str | None], Base],
-    share: cluster.Share,
-    say: Callable[[str], None],
-    meanwhile: Callable[[], object] = lambda: None,
-) -> Base:
-    """The base model by a task with a trial's resources; an earlier session's if there is one."""
-    file = storage.open_uri(config.out) / base_model.FILE
-    stored = before is not None and storage.exists(file)
-    known = files.join(config.out, base_model.FILE) if stored else None
-    if known is None and config.model.weights is None:
-        say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
-    try:
-        # with .options() Ray would keep the process, and that its memory on the GPU
-        task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(prepare)
-        result = task.remote(config, known)
-        meanwhile()
-        base: Base = ray.get(result)
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
-    return base
 
 
 def _trials(

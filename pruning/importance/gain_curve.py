@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,13 +17,11 @@ from torch import Tensor, nn
 
 from pruning.data.images import Batches
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.problem import Problem
 from pruning.graph.widths import Lattice
 from pruning.reconstruction.least_squares import Moments, Reader, factorise, greedy_order
 from pruning.reconstruction.mean_folding import norms_after
 from pruning.reconstruction.patches import input_moments
-
-if TYPE_CHECKING:  # the methods import this module
-    from pruning.methods.base import Problem
 
 TINY = 1e-300
 

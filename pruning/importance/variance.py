@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning.data.images import Batch
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.importance.magnitude import per_unit
-from pruning.reconstruction.patches import POSITIONS, Filter, _Calls, patches, thinning
+from pruning.reconstruction.patches import POSITIONS, Filter, _Calls, patches, taps_of, thinning
 from pruning.training.evaluation import evaluation_mode
 
 CHUNK = 32  # images at a time: patches are taps times as large as what they are read from
@@ -76,8 +76,3 @@ def filtered_variance(
         variance = (spread * weight).sum((0, 2)).clamp(min=0)
         total += per_unit(graph, name, 1, variance.numpy())
     return total
-
-
-def taps_of(weight: Tensor) -> Tensor:
-    """A weight as float64 [outputs, inputs, taps] on the CPU."""
-    return weight.detach().cpu().double().reshape(*weight.shape[:2], -1)

@@ -6,7 +6,6 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -14,8 +13,7 @@ from torch import nn
 
 from pruning.data.images import Batches
 from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.cost import Cost
-from pruning.graph.widths import Lattice
+from pruning.graph.problem import Problem
 
 __all__ = [
     "Batches",
@@ -40,18 +38,6 @@ class Scalar:
     high: float
     default: float
     log: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is being slimmed: the groups, the widths they may take, and what those cost."""
-
-    graph: ChannelGraph
-    lattice: Lattice
-
-    @cached_property
-    def cost(self) -> Cost:
-        return Cost(self.graph)
 
 
 class Method(ABC):

@@ -15,11 +15,10 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.surgery import cut
 from pruning.importance.gain_curve import GainCurves, greedy_curves
 from pruning.importance.taylor import first_images
-from pruning.importance.variance import taps_of
 from pruning.methods.base import Method, Problem, Scalar, State, spend
 from pruning.reconstruction.least_squares import Moments, compensate
 from pruning.reconstruction.mean_folding import add_to_output, norms_after
-from pruning.reconstruction.patches import input_moments
+from pruning.reconstruction.patches import input_moments, taps_of
 from pruning.training.evaluation import evaluate
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.labels import tensors_in
-from pruning.importance.variance import taps_of
+from pruning.reconstruction.patches import taps_of
 from pruning.training.evaluation import evaluation_mode
 
 

@@ -113,6 +113,11 @@ def outputs(
     return y.reshape(-1, groups, y.shape[-1] // groups).movedim(1, 0)
 
 
+def taps_of(weight: Tensor) -> Tensor:
+    """A weight as float64 [outputs, inputs, taps] on the CPU."""
+    return weight.detach().cpu().double().reshape(*weight.shape[:2], -1)
+
+
 def thinning(y: Tensor, how: Filter, positions: int = POSITIONS) -> tuple[int, int]:
     """Which rows and columns of an output to take for about `positions` of them per image."""
     if not how.kernel:

@@ -66,8 +66,7 @@ def compare(
     place: str, options: CompareOptions, console: Console
 ) -> tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]:
     """The comparison, the run's record and its frontier."""
-    from search import runner
-    from search.backend import cluster
+    from search.backend import base_task, cluster
     from search.config import loader, validation
     from search.frontier import baselines as comparison
     from search.storage.results import read_points, read_record
@@ -90,8 +89,8 @@ def compare(
 
     cluster.connect(measured)
     share = cluster.share(measured)
-    prepare = base_model.prepare_in_worker
-    base: base_model.Base = runner.base_of(measured, record, prepare, share, say)
+    prepare = base_task.prepare
+    base: base_model.Base = base_task.run(measured, record, prepare, share, say)
     table = comparison.compare(measured, base, options.macs, options.seeds, points, share, say)
     return table, record, points
 

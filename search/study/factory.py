@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pruning.methods import Problem
-from search.backend import cluster
+from collections.abc import Mapping
+
+from pruning.methods import Problem, State
 from search.config.schema import Config
 from search.config.validation import method_names
 from search.pareto.strata import Strata
@@ -11,20 +12,20 @@ from search.storage.ledger import Ledger
 from search.study import limits as reach
 from search.study import spaces, warm_start
 from search.study.study import Study
-from search.trial.base_model import Base
 
 
-def make_study(config: Config, base: Base, problem: Problem, share: cluster.Share) -> Study:
-    """The study of a run as its ledger tells it. UserError if no width vector can be feasible."""
+def make_study(
+    config: Config, states: Mapping[str, State], problem: Problem, concurrency: int
+) -> Study:
+    """The study of a run as its ledger tells it. UserError if no width vector can be feasible.
+
+    states: what each method measured of the base model; concurrency: trials at one time.
+    """
     limits, cost = reach.limits(config.search, problem), problem.cost
     low, high = reach.shares(limits, problem)
-    space, low, high = spaces.make(config.search, problem, base.states, low, high, limits)
+    space, low, high = spaces.make(config.search, problem, states, low, high, limits)
     names = method_names(config.search.method)
-    plan = (
-        warm_start.plan(problem, base.states, names, low, high, limits)
-        if config.search.seeds
-        else []
-    )
+    plan = warm_start.plan(problem, states, names, low, high, limits) if config.search.seeds else []
     return Study(
         space,
         Ledger(config.out),
@@ -37,6 +38,6 @@ def make_study(config: Config, base: Base, problem: Problem, share: cluster.Shar
         recipe=vars(config.finetune) | {"repair": config.search.repair},
         seed=config.seed,
         strata=Strata(low, high) if config.search.stratify else None,
-        concurrency=share.slots,
+        concurrency=concurrency,
         retry_failed=config.search.retry_failed,
     )

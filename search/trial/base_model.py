@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,15 @@ from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.layout import settle
 from pruning.training.loop import finetune
-from search.backend import cluster
 from search.config.schema import Config, SearchConfig
 from search.config.validation import method_names
 from search.data import splits as data
 from search.study import limits
+from search.study.warm_start import PATH
 from search.trial import base_cache as states
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
-PATH = "gain-curve"  # whose allocations, nested over all MACs, are among the seeds
 SCORING_BATCH = 500
 FILE = "base.safetensors"  # of a run
 
@@ -127,12 +125,6 @@ def prepare(
         data=states.fingerprint(splits.train, splits.val),
         seconds=seconds,
     )
-
-
-def prepare_in_worker(config: Config, stored: str | None) -> Base:
-    """`prepare` as a Ray task: with a trial's resources, not the driver's."""
-    say = partial(print, flush=True)
-    return prepare(config, stored, device=cluster.worker_device(config), say=say)
 
 
 def store(base: Base, out: str) -> None:

@@ -22,11 +22,12 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
 from pruning.training.loop import Recipe
 from search import runner
-from search.backend import cluster, final, retrain
+from search.backend import final, retrain
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front
 from search.study.candidate import Candidate
+from search.study.factory import make_study
 from search.trial import base_model, trial
 from search.trial.base_model import Base
 from tests.search.spaces import accuracy
@@ -72,7 +73,7 @@ class Shop:
 def places(config: Config, base: Base) -> dict[tuple[str, Any], int]:
     """Method and widths of the seeds, each once and in the order in which they are tried."""
     problem = base_model.problem(base.channel_graph(), config.search)
-    study = runner.make_study(config, base, problem, cluster.Share(1, 0, 2))
+    study = make_study(config, base.states, problem, 2)
     seeds = dict.fromkeys((seed.method, seed.widths) for seed in study._seeds)
     return {key: place for place, key in enumerate(seeds)}
 

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruning.errors import UserError
-from search import runner
-from search.backend import cluster, timeout
+from search.backend import timeout
 from search.backend.searcher import FrontierSearcher
 from search.storage import files, results
 from search.storage.ledger import Ledger
+from search.study.factory import make_study
 from search.study.study import Study
 from search.study.width_space import WidthProposal
 from search.trial import base_model
@@ -280,7 +280,7 @@ def rebuilt(out: Path) -> tuple[Study, dict[tuple[str, Any], int]]:
     assert results.find_record(files.open_uri(out)) is not None
     base = base_model.prepare(config, str(out / "base.safetensors"), say=lambda text: None)
     problem = base_model.problem(base.channel_graph(), config.search)
-    study = runner.make_study(config, base, problem, cluster.Share(1, 0, 2))
+    study = make_study(config, base.states, problem, 2)
     assert study.finished == TRIALS and not study.running
     assert np.isfinite([row.top1_val for row in study.rows if row.status == "complete"]).all()
     return study, places(config, base)

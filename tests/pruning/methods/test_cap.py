@@ -9,12 +9,11 @@ from torch import nn
 
 from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
-from pruning.importance.variance import taps_of
 from pruning.methods import Problem, get
 from pruning.methods.cap import compensated, structural
 from pruning.reconstruction.least_squares import residual
 from pruning.reconstruction.mean_folding import norms_after
-from pruning.reconstruction.patches import input_moments
+from pruning.reconstruction.patches import input_moments, taps_of
 from tests.pruning import sample_models
 
 

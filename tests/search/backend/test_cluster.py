@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pruning.errors import UserError
 from search import runner
-from search.backend import cluster, retrain
+from search.backend import base_task, cluster, retrain
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
@@ -105,7 +105,7 @@ def test_the_base_model_s_process_ends_with_its_task(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     config = configuration.load([])
     for gpus in (0.0, 0.5):
-        runner.base_of(config, None, lambda *a: None, cluster.Share(1.0, gpus, 1), print)  # type: ignore[arg-type, return-value]
+        base_task.run(config, None, lambda *a: None, cluster.Share(1.0, gpus, 1), print)  # type: ignore[arg-type, return-value]
     assert [task._default_options.get("max_calls") for task in tasks] == [None, 1]
 
 
