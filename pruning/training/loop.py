@@ -15,63 +15,9 @@ from torch import nn
 from pruning.data.images import Images
 from pruning.errors import UserError
 from pruning.models.layout import settle
-from pruning.training.evaluation import evaluate, evaluation_mode, mean_loss
+from pruning.training.evaluation import evaluation_mode
+from pruning.training.recipe import Recipe, learning_rate
 from pruning.training.step import Step, benchmarking, capture, seeded
-
-__all__ = ["EpochResult", "Recipe", "evaluate", "finetune", "learning_rate", "mean_loss"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: SGD with Nesterov momentum and a cosine learning rate down to zero.
-
-    Args:
-        epochs: Passes over the training images; may be a fraction (0.5 is half a pass).
-        batch: Images per step; a smaller set is one batch.
-        lr: Highest learning rate, reached after the warm-up.
-        momentum: Nesterov momentum (0 to below 1).
-        weight_decay: L2 penalty on the weights, added to the gradient.
-        decay_all: Whether the penalty takes in biases and BN parameters too.
-        label_smoothing: Share of the label spread over all classes (0 to below 1).
-        warmup: Share of all steps in which the learning rate rises linearly (0 to 1).
-        augment: Augmentation by name (see pruning.data.images); auto is the set's own.
-        distill: Share of the loss that asks for the teacher's outputs (0 to 1); 0 is off.
-        temperature: Softening of both outputs in that part of the loss.
-        precision: fp32, bf16 (autocast), or auto: bf16 where the processor computes in it.
-        cuda_graph: Whether a GPU replays a captured step.
-    """
-
-    epochs: float = 1.0
-    batch: int = 128
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decay_all: bool = True
-    label_smoothing: float = 0.0
-    warmup: float = 0.0
-    augment: str = "auto"
-    distill: float = 0.0
-    temperature: float = 4.0
-    precision: str = "auto"
-    cuda_graph: bool = True
-
-    def __post_init__(self) -> None:
-        _need(0 <= self.epochs < math.inf, "epochs", self.epochs, "0 or more")
-        _need(self.batch >= 1, "batch", self.batch, "1 or more")
-        _need(0 < self.lr < math.inf, "lr", self.lr, "above 0, as in 0.05")
-        _need(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
-        _need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
-        _need(
-            0 <= self.label_smoothing < 1,
-            "label_smoothing",
-            self.label_smoothing,
-            "from 0 to below 1",
-        )
-        _need(0 <= self.warmup <= 1, "warmup", self.warmup, "from 0 to 1")
-        _need(0 <= self.distill <= 1, "distill", self.distill, "from 0 to 1")
-        _need(self.temperature > 0, "temperature", self.temperature, "above 0")
-        choices = ("auto", "fp32", "bf16")
-        _need(self.precision in choices, "precision", self.precision, f"one of {choices}")
 
 
 @dataclass(frozen=True)
@@ -109,14 +55,6 @@ def finetune(
         raise UserError(f"distill is {recipe.distill} without a teacher; pass one or set it to 0")
     train = train.to(device) if device is not None else train
     return _epochs(model, train, recipe, seed, teacher if recipe.distill else None)
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Learning rate of step 0 ≤ step < steps: a linear rise, then half a cosine towards zero."""
-    rise = round(recipe.warmup * steps)
-    if step < rise:
-        return recipe.lr * (step + 1) / rise
-    return recipe.lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
 
 
 def _epochs(
@@ -159,8 +97,3 @@ def _epochs(
         finally:
             step.optimizer.zero_grad(set_to_none=True)  # a graph's gradients lie in its own memory
             model.eval()
-
-
-def _need(good: bool, name: str, value: object, wanted: str) -> None:
-    if not good:
-        raise UserError(f"{name} {value}: must be {wanted}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from pruning.training.loop import Recipe
+    from pruning.training.recipe import Recipe
 
 REHEARSALS = 3
 """Steps before a capture: libraries load, algorithms are chosen, momentum is allocated."""

@@ -23,7 +23,8 @@ from pruning import Cost, cut, lattice, trace
 from pruning.data.images import ImageSet
 from pruning.graph.widths import fill
 from pruning.models.registry import resolve
-from pruning.training.loop import Recipe, finetune
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 
 DIVISORS = (1, 4, 8, 16, 32)
 

@@ -27,7 +27,8 @@ from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.training.batch_norm import recalibrate
 from pruning.training.evaluation import evaluate
-from pruning.training.loop import Recipe, finetune
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 
 COLUMNS = ("cut", "recalibrated", "own_repair", "compensated", "fine_tuned", "distilled")
 

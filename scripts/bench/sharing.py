@@ -22,7 +22,8 @@ from finetune import images
 from pruning import Cost, cut, lattice, trace, uniform
 from pruning.graph.widths import fit
 from pruning.models.registry import resolve
-from pruning.training.loop import Recipe, finetune
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 
 
 def train(

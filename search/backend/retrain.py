@@ -18,7 +18,9 @@ import ray
 
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
-from pruning.training.loop import Recipe, evaluate, finetune
+from pruning.training.evaluation import evaluate
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 from search import interrupt
 from search.backend import cluster
 from search.config.schema import Config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from search.data.splits import DataConfig
 
 if TYPE_CHECKING:
-    from pruning.training.loop import Recipe
+    from pruning.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ResourceConfig:
 class RecipeConfig:
     """Training: SGD with Nesterov momentum and a cosine learning rate down to zero.
 
-    The fields of pruning.training.loop.Recipe, whose module needs torch.
+    The fields of pruning.training.Recipe, whose module needs torch.
 
     Args:
         epochs: Passes over the training images; may be a fraction (0.5 is half a pass).
@@ -177,7 +177,7 @@ class RecipeConfig:
 
     def recipe(self) -> Recipe:
         """The same for pruning.training; raises UserError where a value is out of its range."""
-        from pruning.training.loop import Recipe
+        from pruning.training.recipe import Recipe
 
         return Recipe(**vars(self))
 

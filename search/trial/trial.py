@@ -21,7 +21,9 @@ from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.models.layout import settle
 from pruning.oneshot import Slimmed
-from pruning.training.loop import Recipe, evaluate, finetune
+from pruning.training.evaluation import evaluate
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 from search.config.schema import Config
 from search.data import splits as data
 from search.study.candidate import Candidate

@@ -20,7 +20,7 @@ import numpy as np
 
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
-from pruning.training.loop import Recipe
+from pruning.training.recipe import Recipe
 from search import runner
 from search.backend import final, retrain
 from search.config import loader as configuration

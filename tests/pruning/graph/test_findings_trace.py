@@ -19,7 +19,8 @@ from pruning.graph.tracing import trace
 from pruning.models.layout import settle
 from pruning.models.registry import resolve
 from pruning.oneshot import prune
-from pruning.training.loop import Recipe, finetune
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 
 
 def conv_bn(inputs: int, outputs: int) -> nn.Sequential:

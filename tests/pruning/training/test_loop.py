@@ -16,7 +16,9 @@ from pruning.data.images import ImageSet
 from pruning.errors import UserError
 from pruning.models.cifar import digits
 from pruning.training import step as step_module
-from pruning.training.loop import Recipe, evaluate, finetune, learning_rate, mean_loss
+from pruning.training.evaluation import evaluate, mean_loss
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe, learning_rate
 from pruning.training.step import Step, capture
 
 EXACT = Recipe(epochs=2, batch=32, lr=0.05, augment="none", precision="fp32")

@@ -20,7 +20,9 @@ from pruning.data.images import ImageSet
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 from pruning.models.cifar import digits
-from pruning.training.loop import Recipe, evaluate, finetune
+from pruning.training.evaluation import evaluate
+from pruning.training.loop import finetune
+from pruning.training.recipe import Recipe
 from search.data import cache
 from search.data.splits import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
 
