@@ -55,6 +55,9 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     else:
         record.check(before, config)
     record.check_warm_start(config)
+    storage.check_writable(place)
+    if config.resources.storage_path is not None:
+        storage.check_writable(storage.open_uri(config.resources.storage_path))
     cluster.connect(config, **(parts.ray or {}))
     interrupt.check()
     share = cluster.share(config)

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -110,7 +109,7 @@ def _check_bucket(run: files.Location) -> None:
 def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Facts]:
     """Each node reads a file that the driver wrote into RUN, and writes another beside it."""
     run, name = files.open_uri(out), f".probe-{uuid.uuid4().hex}"
-    folders = _missing_folders(run)
+    folders = files.missing_folders(run)
     try:
         files.write_atomic(run / name / "driver", b"driver")
         pending = []
@@ -128,14 +127,6 @@ def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Fact
         for folder in folders:
             with contextlib.suppress(OSError):  # another run has begun in it
                 folder.rmdir()
-
-
-def _missing_folders(run: files.Location) -> list[Path]:
-    """The local folders that writing into RUN makes, RUN first."""
-    if not run.is_local:
-        return []
-    path = Path(run.path)
-    return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _answer(ref: Any, node: Mapping[str, Any]) -> tuple[Facts, str]:

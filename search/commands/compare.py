@@ -69,6 +69,7 @@ def compare(
     from search.backend import base_task, cluster
     from search.config import loader, validation
     from search.frontier import baselines as comparison
+    from search.storage import files as storage
     from search.storage.results import read_points, read_record
     from search.trial import base_model
 
@@ -81,6 +82,7 @@ def compare(
         console.print(f"{untested} points without a final training are left out")
     settings = loader.absolute(_as_called(loader.from_dict(record["config"]), place, options))
     names = validation.method_names(options.baselines)
+    storage.check_writable(storage.open_uri(place))
     search = replace(settings.search, method=",".join(names), seeds=False)
     measured = replace(settings, search=search)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from search.deploy.onnx import Deployed
 
 Record = dict[str, Any]
+WRITING = ("onnx", "torch-export")  # formats that take minutes to make
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ def run(argv: Sequence[str], prog: str) -> None:
     if not options.batch or min(options.batch) < 1:
         raise UserError("--batch needs sizes of 1 or more, as in --batch [1,64]")
     written: list[Record] = []
+    if found["latency"] or options.format in WRITING:
+        from search.storage import files as storage
+        from search.storage import results
+
+        results.read_record(found["run"])
+        storage.check_writable(storage.open_uri(found["run"]))
     if found["latency"]:
         written += _latency(found["run"], options, quiet=found["json"])
     if options.format in ("onnx", "torch-export"):

@@ -9,10 +9,14 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from search.config import loader, quantity
+
+if TYPE_CHECKING:
+    from pruning.methods import Problem
 
 USAGE = (
     "[CONFIG] --method peel --macs 50% [--repair feedback] [--to model.safetensors] "
@@ -89,6 +93,17 @@ def check_target(place: str, given: Sequence[str], *, force: bool) -> None:
         raise UserError(f"--to {place} is a file that this command reads; name another")
     if not force and storage.exists(target):
         raise UserError(f"--to {place} is there already; name another file, or --force replaces it")
+    storage.check_writable(target.parent)
+
+
+def check_reachable(target: quantity.Quantity, problem: Problem) -> None:
+    """UserError where no choice of widths has so few MACs."""
+    macs, least = target.of(problem.cost.base_macs), problem.cost.macs(problem.lattice.low)
+    if macs < least:
+        raise UserError(
+            f"{quantity.human(macs)} MACs cannot be reached, the narrowest network has "
+            f"{quantity.human(least)}; raise --macs or lower --search.min_ratio"
+        )
 
 
 def prune(
@@ -114,17 +129,12 @@ def prune(
             print(text, file=sys.stderr)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = base_model.prepare(settings, device=device, say=say)
+    check = partial(check_reachable, target)
+    base = base_model.prepare(settings, device=device, say=say, check=check)
     work = trial.Workshop.open(settings, base, device)
     name, problem = settings.search.method, work.problem
     method = methods.get(name)
     macs = target.of(problem.cost.base_macs)
-    least = problem.cost.macs(problem.lattice.low)
-    if macs < least:
-        raise UserError(
-            f"{quantity.human(macs)} MACs cannot be reached, the narrowest network has "
-            f"{quantity.human(least)}; raise --macs or lower --search.min_ratio"
-        )
     began = time.perf_counter()
     widths = method.allocate(base.states[name], problem, macs)
     allocate_s = time.perf_counter() - began

@@ -12,6 +12,9 @@ _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _FORM = re.compile(r"([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|ms|[kmgbt])?", re.I)
 
 
+MEANT_AS_SHARE = 100.0  # a plain number up to this is a share of the base without its sign
+
+
 @dataclass(frozen=True)
 class Quantity:
     """An amount, or a share of the base model's amount."""
@@ -44,10 +47,9 @@ def parse(text: str | float, name: str) -> Quantity:
     value *= 1.0 if latency else _SUFFIX[suffix]
     if not math.isfinite(value) or value <= 0:
         raise _unreadable(text, name, latency)
-    if value < 1 and not latency:
-        raise UserError(
-            f"{name} {text}: must be 1 or more; write a share of the base model as in 60%"
-        )
+    if not latency and not suffix and value <= MEANT_AS_SHARE:
+        share = value if value > 1 else 100 * value
+        raise UserError(f"{name} {text}: no network is so small; did you mean {share:g}%?")
     return Quantity(value, False)
 
 

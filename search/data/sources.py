@@ -42,6 +42,9 @@ class Source:
 
 
 class Reader(Protocol):
+    def require(self, split: str) -> object:
+        """UserError where there is no such split; decodes nothing."""
+
     def read(self, split: str) -> Source: ...
 
 
@@ -80,6 +83,10 @@ def images(
 class _Digits:
     """scikit-learn's 1,797 digits; a fixed stratified fifth is test."""
 
+    def require(self, split: str) -> None:
+        if split not in ("train", "test"):
+            raise UserError("digits has no further split; set data.val to a share such as 0.1")
+
     def read(self, split: str) -> Source:
         from sklearn.datasets import load_digits
 
@@ -99,12 +106,14 @@ class _Torchvision:
     def __init__(self, name: str, root: str, download: bool, size: int) -> None:
         self.name, self.root, self.download, self.size = name, root, download, size
 
+    def require(self, split: str) -> None:
+        if split not in ("train", "test"):
+            raise UserError(f"{self.name} has no split {split}; set data.val to last:5000 or 0.1")
+
     def read(self, split: str) -> Source:
         from torchvision import datasets
 
         factory: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[self.name]
-        if split not in ("train", "test"):
-            raise UserError(f"{self.name} has no split {split}; set data.val to last:5000 or 0.1")
         folder = Path(self.root) / factory.base_folder
         if not folder.is_dir() and not self.download:
             raise UserError(
@@ -151,7 +160,7 @@ class _Parquet:
             (f for f in found if f.is_file and f.path.endswith(".parquet")), key=lambda f: f.path
         )
 
-    def read(self, split: str) -> Source:
+    def require(self, split: str) -> list[fs.FileInfo]:
         names = TEST_NAMES if split == "test" else (split,)
         files = next((f for name in names if (f := self._split(name))), [])
         if not files:
@@ -159,6 +168,10 @@ class _Parquet:
             raise UserError(
                 f"no {names[0]}-*.parquet in {self.root} (it has {have}); correct data.root"
             )
+        return files
+
+    def read(self, split: str) -> Source:
+        files = self.require(split)
         image, label, classes = self._columns(files[0])
         key = [label, self.size, [[f.base_name, f.size, f.mtime_ns] for f in files]]
 
@@ -225,7 +238,7 @@ class _Folder:
         self.root, self.size, self.limit = root, size, resident_gb
         self.names = self._classes("train")
 
-    def read(self, split: str) -> Source:
+    def require(self, split: str) -> str:
         names = TEST_NAMES if split == "test" else (split,)
         folder = next((n for n in names if (self.root / n).is_dir()), names[0])
         unknown = sorted(set(self._classes(folder)) - set(self.names))
@@ -233,6 +246,10 @@ class _Folder:
             raise UserError(
                 f"{self.root / folder} has the class {unknown[0]}, which train has not; remove it"
             )
+        return folder
+
+    def read(self, split: str) -> Source:
+        folder = self.require(split)
         files, labels = self._list(folder)
         if len(files) * 3 * self.size**2 / 1e9 > self.limit:
             return Source(labels, len(self.names), self.size, files=np.array(files, dtype=np.str_))

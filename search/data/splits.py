@@ -6,6 +6,7 @@ Imports torch only when images are loaded, so that the command line can read `Da
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,10 +102,10 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     size = config.image_size or kind.size
     rule = _rule(config.val)
     source = sources.source(config, size)
+    for split in filter(None, ("train", "test", rule.split)):
+        source.require(split)  # before an hour of decoding another
     train, test = source.read("train"), source.read("test")
     if rule.split:
-        if config.name == "digits":
-            raise UserError("digits has no further split; set data.val to a share such as 0.1")
         val, rows = source.read(rule.split), None
     else:
         val, rows = train, rule.rows(train.labels, seed)
@@ -129,10 +130,22 @@ def check(config: DataConfig) -> None:
     """UserError for settings that no images can meet; reads none."""
     from pruning.data.images import augmentation
 
-    _kind(config)
+    kind = _kind(config)
     _rule(config.val)
     if config.augment != "auto":
         augmentation(config.augment)
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        channels = len(kind.mean)
+        if values is not None and len(values) != channels:
+            raise UserError(
+                f"data.{name} has {len(values)} numbers, {config.name} has {channels} channels; "
+                "give one for each"
+            )
+        if not all(math.isfinite(v) and (name == "mean" or v > 0) for v in values or ()):
+            raise UserError(
+                f"data.{name} {list(values or ())}: must be numbers"
+                f"{' above 0' if name == 'std' else ''}, for pixels from 0 to 1"
+            )
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +33,10 @@ class Location:
     @property
     def is_local(self) -> bool:
         return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
+    def parent(self) -> Location:
+        return Location(self.filesystem, self.path.rpartition("/")[0])
 
     @property
     def name(self) -> str:
@@ -67,6 +73,27 @@ def write_atomic(location: Location, data: bytes) -> None:
     except OSError as error:
         line = str(error).strip().split("\n")[0]
         raise UserError(f"cannot write {location} ({line}); check address and access") from error
+
+
+def check_writable(folder: Location) -> None:
+    """UserError unless a file can be written into `folder`, which is then as it was."""
+    made = missing_folders(folder)
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        write_atomic(probe, b"probe")
+        remove_file(probe)
+    finally:
+        for path in made:
+            with suppress(OSError):  # another's file has come into it
+                path.rmdir()
+
+
+def missing_folders(location: Location) -> list[Path]:
+    """The local folders that writing into one makes, itself first."""
+    if not location.is_local:
+        return []
+    path = Path(location.path)
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def read_bytes(location: Location) -> bytes:

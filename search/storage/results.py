@@ -81,7 +81,7 @@ def find_record(run: storage.Location) -> dict[str, Any] | None:
     file = run / "run.json"
     try:
         found = json.loads(storage.read_bytes(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged; copy the run again, or name another folder") from error

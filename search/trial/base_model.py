@@ -86,16 +86,18 @@ def prepare(
     *,
     device: str = "cpu",
     say: Callable[[str], None] = print,
+    check: Callable[[Problem], object] | None = None,
 ) -> Base:
     """Load or train the base model, trace it, score it, and let the methods measure it.
 
-    `stored`: file of an earlier session's base model, used instead. Raises UserError for whatever
-    is wrong with data, weights or their fit; writes nothing.
+    `stored`: file of an earlier session's base model, used instead. `check` may refuse the problem
+    before anything is trained, besides the search's own limits. Raises UserError for whatever is
+    wrong with data, weights or their fit; writes nothing.
     """
     splits = data.load(config.data, config.seed)
     train = splits.train.to(device)
     config = _fit_to_data(config, splits)
-    net, seconds = _build(config, stored, train, device, say)
+    net, seconds = _build(config, stored, train, device, say, check)
     settle(net, train.shape, device).eval()
     graph = trace(net, train.shape)
     val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
@@ -156,7 +158,12 @@ def calibration(train: data.Images, seed: int) -> data.Images:
 
 
 def _build(
-    config: Config, stored: str | None, train: data.Images, device: str, say: Callable[[str], None]
+    config: Config,
+    stored: str | None,
+    train: data.Images,
+    device: str,
+    say: Callable[[str], None],
+    check: Callable[[Problem], object] | None,
 ) -> tuple[nn.Module, float]:
     torch.manual_seed(config.seed)
     net = registry.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
@@ -169,7 +176,10 @@ def _build(
         registry.load_weights(net, config.model.weights)
     _check_classes(net.eval(), config, train)
     # before minutes of training or measuring
-    limits.limits(config.search, problem(trace(net, train.shape), config.search))
+    asked = problem(trace(net, train.shape), config.search)
+    limits.limits(config.search, asked)
+    if check is not None:
+        check(asked)
     if config.model.weights is not None:
         return net, 0.0
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
