@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning.data.images import Batches
+from pruning.data import Batches
 from pruning.errors import UserError
-from pruning.graph.surgery import cut
-from pruning.graph.tracing import trace
-from pruning.graph.widths import lattice
+from pruning.graph import cut, lattice, trace
 from pruning.methods import Method, Problem, State, get
-from pruning.models.layout import accepting, settle
+from pruning.models import accepting, settle
 from pruning.reconstruction import error_feedback
-from pruning.training.batch_norm import recalibrate
+from pruning.training import recalibrate
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
 

@@ -13,18 +13,15 @@ from rich.console import Console
 from pruning.errors import UserError
 from search import interrupt
 from search.backend import base_task, cluster, final, preflight
-from search.config.schema import Config
+from search.config import Config
 from search.frontier import correlation, points
-from search.pareto.front import Reference
+from search.pareto import Reference
 from search.report import page
+from search.storage import Row, lock, record, results
 from search.storage import files as storage
-from search.storage import lock, record, results
-from search.storage.ledger import Row
-from search.study.factory import make_study
-from search.study.study import Study
-from search.trial import base_model
+from search.study import Study, make_study
+from search.trial import Base, base_model
 from search.trial import trial as trial_body
-from search.trial.base_model import Base
 
 
 @dataclass(frozen=True)

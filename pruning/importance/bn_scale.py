@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph import ChannelGraph
 from pruning.importance.magnitude import per_unit, weight_sums
 
 

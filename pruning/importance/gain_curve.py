@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data.images import Batches
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.problem import Problem
-from pruning.graph.widths import Lattice
-from pruning.reconstruction.least_squares import Moments, Reader, factorise, greedy_order
-from pruning.reconstruction.mean_folding import norms_after
-from pruning.reconstruction.patches import input_moments
+from pruning.data import Batches
+from pruning.graph import ChannelGraph, Lattice, Problem
+from pruning.reconstruction import (
+    Moments,
+    Reader,
+    factorise,
+    greedy_order,
+    input_moments,
+    norms_after,
+)
 
 TINY = 1e-300
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from pruning.data.images import Batch
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.training.evaluation import evaluation_mode
+from pruning.data import Batch
+from pruning.graph import ChannelGraph
+from pruning.training import evaluation_mode
 
 TRAVEL = 5.0  # way that Adam can push a gate: 500 steps of 1e-2
 CLOSED = 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph import ChannelGraph
 
 
 def per_unit(graph: ChannelGraph, tensor: str, axis: int, values: np.ndarray) -> np.ndarray:

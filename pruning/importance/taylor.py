@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from pruning.data.images import Batch, Batches
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.masking import masked
+from pruning.data import Batch, Batches
+from pruning.graph import ChannelGraph, masked
 from pruning.importance.magnitude import per_unit
-from pruning.training.evaluation import evaluation_mode, mean_loss
+from pruning.training import evaluation_mode, mean_loss
 
 HUGE = 1e6  # stands for a loss that is not finite: interpolation needs numbers
 

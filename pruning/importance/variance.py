@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data.images import Batch
-from pruning.graph.channel_graph import ChannelGraph
+from pruning.data import Batch
+from pruning.graph import ChannelGraph
 from pruning.importance.magnitude import per_unit
-from pruning.reconstruction.patches import POSITIONS, Filter, _Calls, patches, taps_of, thinning
-from pruning.training.evaluation import evaluation_mode
+from pruning.reconstruction import POSITIONS, Filter, _Calls, patches, taps_of, thinning
+from pruning.training import evaluation_mode
 
 CHUNK = 32  # images at a time: patches are taps times as large as what they are read from
 
@@ -35,7 +35,7 @@ def channel_moments(
 ) -> dict[str, ChannelMoments]:
     """Moments by weight name for all 2-d convolutions and linear layers that read a group.
 
-    `pruning.reconstruction.patches.input_moments` has them across channels too, which takes
+    `pruning.reconstruction.covariance.input_moments` has them across channels too, which takes
     channels times the memory. positions: about how many per image count.
     """
     names = [layer.weight for layer in graph.layers]

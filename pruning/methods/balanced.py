@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.importance.taylor import LossCurves, first_images, loss_curves, taylor_ranks
+from pruning.graph import ChannelGraph
+from pruning.importance import LossCurves, first_images, loss_curves, taylor_ranks
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, spend
 
 TOLERANCE = 0.005  # of the whole network's MACs

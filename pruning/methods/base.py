@@ -11,9 +11,8 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.data.images import Batches
-from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.problem import Problem
+from pruning.data import Batches
+from pruning.graph import ChannelGraph, Keep, Problem
 
 __all__ = [
     "Batches",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.widths import fill, fit, uniform
-from pruning.importance.magnitude import weight_sums
+from pruning.graph import ChannelGraph, fill, fit, uniform
+from pruning.importance import weight_sums
 from pruning.methods.base import Batches, Method, Problem, State, global_threshold
 
 

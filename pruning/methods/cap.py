@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning.data.images import Batch, Batches
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.surgery import cut
-from pruning.importance.gain_curve import GainCurves, greedy_curves
-from pruning.importance.taylor import first_images
+from pruning.data import Batch, Batches
+from pruning.graph import ChannelGraph, cut
+from pruning.importance import GainCurves, first_images, greedy_curves
 from pruning.methods.base import Method, Problem, Scalar, State, spend
-from pruning.reconstruction.least_squares import Moments, compensate
-from pruning.reconstruction.mean_folding import add_to_output, norms_after
-from pruning.reconstruction.patches import input_moments, taps_of
-from pruning.training.evaluation import evaluate
+from pruning.reconstruction import (
+    Moments,
+    add_to_output,
+    compensate,
+    input_moments,
+    norms_after,
+    taps_of,
+)
+from pruning.training import evaluate
 
 
 @dataclass(frozen=True)

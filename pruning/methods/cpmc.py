@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.importance.magnitude import weight_counts, weight_sums
+from pruning.graph import ChannelGraph
+from pruning.importance import weight_counts, weight_sums
 from pruning.methods.base import (
     Batches,
     Method,

@@ -7,10 +7,9 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.data.images import Batches
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.importance import gain_curve
-from pruning.importance.gain_curve import GainCurves
+from pruning.data import Batches
+from pruning.graph import ChannelGraph
+from pruning.importance import GainCurves, gain_curve
 from pruning.methods.base import Method, Problem, State
 
 

@@ -9,9 +9,8 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.widths import fill, fit, uniform
-from pruning.importance.bn_scale import bn_scales
+from pruning.graph import ChannelGraph, fill, fit, uniform
+from pruning.importance import bn_scales
 from pruning.methods.base import (
     Batches,
     Method,

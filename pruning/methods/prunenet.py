@@ -9,14 +9,17 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.cost import Cost
-from pruning.importance.gates import GatedNetwork, balanced_gamma, learn_gates
-from pruning.importance.taylor import first_images
-from pruning.importance.variance import channel_moments, filtered_variance
+from pruning.graph import ChannelGraph, Cost, Keep
+from pruning.importance import (
+    GatedNetwork,
+    balanced_gamma,
+    channel_moments,
+    filtered_variance,
+    first_images,
+    learn_gates,
+)
 from pruning.methods.base import Batches, Method, Problem, Scalar, State, global_threshold
-from pruning.reconstruction.mean_folding import fold_means, norms_after
-from pruning.reconstruction.patches import POSITIONS
+from pruning.reconstruction import POSITIONS, fold_means, norms_after
 
 TIE = 1e-6  # weight of the variance among gates that are equal, as closed ones are
 

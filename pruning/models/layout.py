@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.graph.twins import named_tensors, twin
+from pruning.graph import named_tensors, twin
 
 
 def settle(

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from pruning.data.images import Batches
+from pruning.data import Batches
 from pruning.errors import UserError
-from pruning.graph.channel_graph import ChannelGraph, Keep
+from pruning.graph import ChannelGraph, Keep
+from pruning.reconstruction.covariance import LAYER_CALLS, Filter
 from pruning.reconstruction.lockstep import (
     IN_PLACE,
     Pair,
@@ -34,9 +35,8 @@ from pruning.reconstruction.lockstep import (
     side_of,
 )
 from pruning.reconstruction.mean_folding import norms_after
-from pruning.reconstruction.patches import LAYER_CALLS, Filter
 from pruning.reconstruction.refit import Settings, Term, refit
-from pruning.training.evaluation import evaluation_mode
+from pruning.training import evaluation_mode
 
 MOST_PIXELS = 2**24
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}

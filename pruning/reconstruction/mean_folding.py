@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.labels import tensors_in
-from pruning.reconstruction.patches import taps_of
-from pruning.training.evaluation import evaluation_mode
+from pruning.graph import ChannelGraph, Keep, tensors_in
+from pruning.reconstruction.covariance import taps_of
+from pruning.training import evaluation_mode
 
 
 @torch.no_grad()

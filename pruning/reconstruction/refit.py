@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.reconstruction.covariance import POSITIONS, Filter, Sums, outputs, patches, thinning
 from pruning.reconstruction.least_squares import RIDGE, Moments, factorise, regress
-from pruning.reconstruction.patches import POSITIONS, Filter, Sums, outputs, patches, thinning
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.data.images import Batches
+from pruning.data import Batches
 from pruning.training.evaluation import evaluation_mode
 
 

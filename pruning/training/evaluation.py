@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.data.images import Batches
+from pruning.data import Batches
 from pruning.errors import UserError
 
 

@@ -12,9 +12,9 @@ from itertools import islice
 import torch
 from torch import nn
 
-from pruning.data.images import Images
+from pruning.data import Images
 from pruning.errors import UserError
-from pruning.models.layout import settle
+from pruning.models import settle
 from pruning.training.evaluation import evaluation_mode
 from pruning.training.recipe import Recipe, learning_rate
 from pruning.training.step import Step, benchmarking, capture, seeded

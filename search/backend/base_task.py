@@ -12,10 +12,9 @@ from ray.exceptions import RayTaskError
 from pruning.errors import UserError
 from pruning.models import files
 from search.backend import cluster
-from search.config.schema import Config
+from search.config import Config
 from search.storage import files as storage
-from search.trial import base_model
-from search.trial.base_model import Base
+from search.trial import Base, base_model
 
 
 def run(

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from pruning.errors import UserError
-from search.config.schema import Config
+from search.config import Config
 
 # the driver is one thread and must not be told apart from a worker by its thread count
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -14,11 +14,11 @@ import numpy as np
 from search.backend import cluster
 from search.backend import retrain as trainings
 from search.backend.retrain import Training
-from search.config.schema import Config
+from search.config import Config
 from search.pareto import front
+from search.storage import Ledger, Row
 from search.storage import files as storage
-from search.storage.ledger import Ledger, Row
-from search.trial.base_model import Base
+from search.trial import Base
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pruning.errors import UserError
-from search.config.schema import Config
+from search.config import Config
 from search.storage import files
 
 PACKAGES = ("slimfront", "torch", "ray")

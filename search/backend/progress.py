@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.pareto import Reference
 from search.pareto import front as pareto
-from search.pareto.front import Reference
-from search.study.study import Study
+from search.study import Study
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
 SHOWN = 8

@@ -18,17 +18,13 @@ import ray
 
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
-from pruning.training.evaluation import evaluate
-from pruning.training.loop import finetune
-from pruning.training.recipe import Recipe
+from pruning.training import Recipe, evaluate, finetune
 from search import interrupt
 from search.backend import cluster
-from search.config.schema import Config
+from search.config import Config
+from search.storage import Row
 from search.storage import files as storage
-from search.storage.ledger import Row
-from search.trial.base_model import SCORING_BATCH, Base
-from search.trial.memory import free
-from search.trial.trial import Workshop, out_of_memory, save, seed_of, slim
+from search.trial import SCORING_BATCH, Base, Workshop, free, out_of_memory, save, seed_of, slim
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"

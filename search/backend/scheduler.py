@@ -24,13 +24,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.backend.searcher import AGAIN
-from search.config.schema import SearchConfig
-from search.pareto import front
-from search.pareto.front import Reference
-from search.pareto.strata import Strata, alike
-from search.storage.ledger import Row
-from search.study.screening import Screening
-from search.study.study import Study
+from search.config import SearchConfig
+from search.pareto import Reference, Strata, alike, front
+from search.storage import Row
+from search.study import Screening, Study
 
 ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
 FACTOR = 3.0  # one trial of so many goes on

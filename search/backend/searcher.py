@@ -10,10 +10,9 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from pruning.errors import UserError
-from search.storage.ledger import STATUSES
-from search.study.candidate import Outcome
-from search.study.study import Study
-from search.trial.trial import FATAL
+from search.storage import STATUSES
+from search.study import Outcome, Study
+from search.trial import FATAL
 
 ALIKE = 8  # trials in a row that fail for one reason, before the search ends
 AGAINS = 2  # how often at most

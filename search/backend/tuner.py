@@ -18,11 +18,10 @@ from search.backend import cluster, scheduler, worker
 from search.backend.progress import Progress
 from search.backend.searcher import FrontierSearcher
 from search.backend.timeout import Watchdog
-from search.config.schema import Config
-from search.pareto.front import Reference
-from search.study.study import Study
-from search.trial.base_model import Base
-from search.trial.trial import Body, Open
+from search.config import Config
+from search.pareto import Reference
+from search.study import Study
+from search.trial import Base, Body, Open
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -12,11 +12,9 @@ from ray.tune.experiment import Trial
 
 from pruning.errors import UserError
 from search.backend import cluster, preflight
-from search.config.schema import Config
-from search.study.candidate import Candidate
-from search.trial import memory, trial
-from search.trial.base_model import Base
-from search.trial.trial import FATAL
+from search.config import Config
+from search.study import Candidate
+from search.trial import FATAL, Base, memory, trial
 
 
 class TrialWorker(tune.Trainable):

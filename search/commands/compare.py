@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search.config.parser import Parser
+from search.config import Parser
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
-    from search.config.loader import Config
+    from search.config import Config
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def compare(
     from search.config import loader, validation
     from search.frontier import baselines as comparison
     from search.storage import files as storage
-    from search.storage.results import read_points, read_record
+    from search.storage import read_points, read_record
     from search.trial import base_model
 
     record = read_record(place)
@@ -103,7 +103,7 @@ def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
     UserError where the run names some that the caller has not given.
     """
     from pruning.models import registry
-    from search.config.validation import is_local
+    from search.config import is_local
 
     model, data = settings.model, settings.data
     if registry.runs_code(model.name) and not options.trust_factory:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.errors import UserError
-from search.config.parser import Parser
-from search.config.quantity import human
+from search.config import Parser, human
 from search.frontier import select
 
 if TYPE_CHECKING:
-    from search.deploy.onnx import Deployed
+    from search.deploy import Deployed
 
 Record = dict[str, Any]
 WRITING = ("onnx", "torch-export")  # formats that take minutes to make

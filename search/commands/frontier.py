@@ -7,10 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.config.parser import Parser
-from search.config.quantity import human
-from search.frontier import select
-from search.frontier.select import ChooseOptions
+from search.config import Parser, human
+from search.frontier import ChooseOptions, select
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
+from search.config import Config, DataConfig, ModelConfig, Parser, ProfileOptions, human
 from search.config import loader as configs
-from search.config.parser import Parser
-from search.config.quantity import human
-from search.config.schema import Config, DataConfig, ModelConfig, ProfileOptions
-from search.data.splits import KINDS
+from search.data import KINDS
 
 if TYPE_CHECKING:
     from search.commands.profiling import Profile
@@ -50,7 +48,7 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
         config = configs.from_dict(configs.read(subject), subject)
     model, shape, limits = _merge(subject, options, config)
 
-    from pruning.models.registry import resolve
+    from pruning.models import resolve
     from search.commands import profiling
 
     network = resolve(model.name, model.args, trust=model.trust_factory)

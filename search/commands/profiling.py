@@ -9,10 +9,7 @@ import numpy as np
 from torch import nn
 
 from pruning.errors import UserError
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.cost import Cost
-from pruning.graph.tracing import trace
-from pruning.graph.widths import Lattice, lattice, uniform
+from pruning.graph import ChannelGraph, Cost, Lattice, lattice, trace, uniform
 from search.config import quantity
 
 

@@ -120,8 +120,7 @@ def prune(
     import torch
 
     from pruning import methods
-    from pruning.training.evaluation import evaluate
-    from pruning.training.loop import finetune
+    from pruning.training import evaluate, finetune
     from search.trial import base_model, trial
 
     def say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.config.parser import Parser
+from search.config import Parser
 
 
 def run(argv: Sequence[str], prog: str) -> None:

@@ -15,9 +15,8 @@ from typing import Any
 
 from pruning.errors import UserError
 from search.commands import upload
+from search.config import Parser, is_local
 from search.config import loader as configuration
-from search.config.parser import Parser
-from search.config.validation import is_local
 
 SHOWN = 8  # files listed
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.errors import UserError
-from search.config.quantity import human
+from search.config import human
 
 IGNORED = (
     ".git/",

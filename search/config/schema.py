@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from search.data.splits import DataConfig
+from search.data import DataConfig
 
 if TYPE_CHECKING:
-    from pruning.training.recipe import Recipe
+    from pruning.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class RecipeConfig:
 
     def recipe(self) -> Recipe:
         """The same for pruning.training; raises UserError where a value is out of its range."""
-        from pruning.training.recipe import Recipe
+        from pruning.training import Recipe
 
         return Recipe(**vars(self))
 

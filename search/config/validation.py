@@ -32,7 +32,7 @@ def validate(config: Config) -> None:
 
 def method_names(spec: str) -> tuple[str, ...]:
     """Pruning methods in a comma list, or all of them; raises UserError."""
-    from pruning import methods  # imports torch
+    from pruning import methods
 
     known = tuple(methods.names())
     if spec.strip() == "all":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pruning.data.streams import shorter_side
+from pruning.data import shorter_side
 from pruning.errors import UserError
 
 CHUNK = 512  # images decoded at a time: bounds memory, keeps all threads busy

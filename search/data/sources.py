@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from pyarrow import fs
 
-from pruning.data.images import Images, ImageSet
-from pruning.data.streams import StreamSet
+from pruning.data import Images, ImageSet, StreamSet
 from pruning.errors import UserError
 from pruning.models import files as uri
 from search.data.cache import CHUNK, cached

@@ -16,7 +16,7 @@ import numpy as np
 from pruning.errors import UserError
 
 if TYPE_CHECKING:
-    from pruning.data.images import Images
+    from pruning.data import Images
     from search.data.sources import Source
 
 DIGITS_BASE: dict[str, Any] = {
@@ -128,7 +128,7 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
 
 def check(config: DataConfig) -> None:
     """UserError for settings that no images can meet; reads none."""
-    from pruning.data.images import augmentation
+    from pruning.data import augmentation
 
     kind = _kind(config)
     _rule(config.val)

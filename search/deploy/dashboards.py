@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from pruning.models import files
-from search.storage.ledger import Row
-from search.storage.results import Results
+from search.storage import Results, Row
 
 if TYPE_CHECKING:
     from optuna import Study

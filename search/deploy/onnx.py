@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from pruning.errors import UserError
-from pruning.models import files
-from pruning.models.checkpoint import ModelInfo
-from search.trial import latency
-from search.trial.latency import Latency
+from pruning.models import ModelInfo, files
+from search.trial import Latency, latency
 
 TOLERANCE = 1e-4  # of the largest output
 BATCHES = (1, 3)  # neither is the batch of the tracing

@@ -13,15 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning import methods
-from search.backend import retrain
-from search.backend.cluster import Share
-from search.backend.final import Member
-from search.config.schema import Config
+from search.backend import Member, Share, retrain
+from search.config import Config
 from search.frontier.points import to_csv
-from search.storage import files
-from search.storage.ledger import Row, arch_hash
-from search.trial import base_model
-from search.trial.base_model import Base
+from search.storage import Row, arch_hash, files
+from search.trial import Base, base_model
 
 Point = Mapping[str, Any]
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (

@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from search.storage.ledger import Row
+from search.storage import Row
 
 STRATUM = 8  # trials of about the same MACs that are compared with each other
 LOSS = 0.002  # top-1 that fine-tuning costs before it is worth a word ...

@@ -14,10 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pruning.models import files
-from search.backend.final import Member
+from search.backend import Member
 from search.pareto import front
+from search.storage import Row
 from search.storage import files as storage
-from search.storage.ledger import Row
 
 logger = logging.getLogger(__name__)
 

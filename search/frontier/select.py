@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search.config import quantity
-from search.config.quantity import human
+from search.config import human, quantity
 from search.storage import results
 
 if TYPE_CHECKING:
-    from search.config.parser import Parser
+    from search.config import Parser
 
 Point = Mapping[str, Any]
 _COST = re.compile(r"(?P<value>.*?)\s*(?P<what>macs?|params?|parameters)?", re.I)

@@ -8,13 +8,10 @@ from html import escape
 
 import numpy as np
 
-from search.config.quantity import human
-from search.pareto import front
-from search.pareto.strata import Strata
+from search.config import human
+from search.pareto import Strata, front
 from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line, slopes
-from search.storage import record
-from search.storage.ledger import Row
-from search.storage.results import Results
+from search.storage import Results, Row, record
 
 STAGES = ("cut", "repaired", "fine-tuned")
 

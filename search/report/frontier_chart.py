@@ -7,10 +7,9 @@ from html import escape
 
 import numpy as np
 
-from search.config.quantity import human
+from search.config import human
 from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
-from search.storage.ledger import Row
-from search.storage.results import Point, Results, accuracy
+from search.storage import Point, Results, Row, accuracy
 
 _SYMBOLS = ("diamond", "square", "triangle-up", "cross", "x")
 

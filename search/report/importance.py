@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.deploy.dashboards import distributions
-from search.storage.ledger import Row
+from search.deploy import distributions
+from search.storage import Row
 
 FEWEST = 24  # below this the estimate is noise
 MOST = 400

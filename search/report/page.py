@@ -11,8 +11,7 @@ from typing import Any
 from pruning.models import files as uri
 from search.report import charts, frontier_chart, tables
 from search.report.importance import FEWEST, importance
-from search.storage import results
-from search.storage.results import Results
+from search.storage import Results, results
 
 NAME = "report.html"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.config.quantity import human
-from search.storage.results import Point, Results, accuracy
+from search.config import human
+from search.storage import Point, Results, accuracy
 
 MINUS = "−"
 

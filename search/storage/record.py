@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pruning.errors import UserError
+from search.config import Config
 from search.config import loader as configuration
-from search.config.schema import Config
-from search.pareto.front import Reference, reference_point
+from search.pareto import Reference, reference_point
 from search.storage import files, results
 
 PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pruning.graph.cost import Cost
-from search.storage.ledger import Row, Status
+from pruning.graph import Cost
+from search.storage import Row, Status
 
 _NESTED = ("scalars", "params")
 

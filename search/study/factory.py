@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pruning.methods import Problem, State
-from search.config.schema import Config
-from search.config.validation import method_names
-from search.pareto.strata import Strata
-from search.storage.ledger import Ledger
+from search.config import Config, method_names
+from search.pareto import Strata
+from search.storage import Ledger
 from search.study import limits as reach
 from search.study import spaces, warm_start
 from search.study.study import Study

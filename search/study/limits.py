@@ -7,11 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from pruning.errors import UserError
-from pruning.graph.cost import Cost
-from pruning.graph.widths import Lattice
+from pruning.graph import Cost, Lattice
 from pruning.methods import Problem
-from search.config import quantity
-from search.config.schema import SearchConfig
+from search.config import SearchConfig, quantity
 from search.study.candidate import Limits
 
 ROUNDS = 12  # of halving the range of MACs

@@ -9,8 +9,7 @@ import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from pruning.errors import UserError
-from pruning.graph.cost import Cost
-from pruning.graph.widths import Lattice
+from pruning.graph import Cost, Lattice
 from search.study.candidate import Limits
 from search.study.limits import mac_range, raised, within
 from search.study.width_space import (

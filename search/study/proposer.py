@@ -16,7 +16,7 @@ from optuna.samplers import NSGAIIISampler, NSGAIISampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.pareto import front
-from search.storage.ledger import Row
+from search.storage import Row
 from search.study import samplers
 from search.study.width_space import Params, Space, complete
 

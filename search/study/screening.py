@@ -15,10 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search.pareto import front
-from search.pareto.front import Reference
-from search.pareto.strata import Strata
-from search.storage.ledger import Row
+from search.pareto import Reference, Strata, front
+from search.storage import Row
 
 WINDOW = 50  # trials with which one is compared: the last
 FEWEST = 4  # trials that have ended, before anything is foretold

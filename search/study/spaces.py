@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from pruning import methods
 from pruning.methods import Problem, State
-from search.config.schema import SearchConfig
-from search.config.validation import method_names
+from search.config import SearchConfig, method_names
 from search.study.candidate import Limits
 from search.study.method_space import MixedProposal, ThresholdProposal
 from search.study.width_space import Space, WidthProposal, Widths

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from pruning.graph.cost import Cost
-from pruning.graph.widths import Lattice
-from search.pareto import front
-from search.pareto.strata import Strata
-from search.storage.ledger import Ledger, Row, arch_hash, trial_id
+from pruning.graph import Cost, Lattice
+from search.pareto import Strata, front
+from search.storage import Ledger, Row, arch_hash, trial_id
 from search.study import samplers
 from search.study.candidate import Candidate, Limits, Outcome, Seed
 from search.study.proposer import TRIAL_ID, Proposer

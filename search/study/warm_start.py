@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pruning import methods
-from pruning.graph.widths import fit, uniform
+from pruning.graph import fit, uniform
 from pruning.methods import Problem, State
-from search.pareto.strata import even
+from search.pareto import even
 from search.study.candidate import Limits, Seed
 from search.study.limits import raised, within
 

@@ -20,9 +20,7 @@ from optuna.distributions import (
 )
 
 from pruning.errors import UserError
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.cost import Cost
-from pruning.graph.widths import Lattice, fit
+from pruning.graph import ChannelGraph, Cost, Lattice, fit
 from search.study.candidate import Limits
 from search.study.limits import mac_range, raised
 

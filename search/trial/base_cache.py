@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from pruning import methods
-from pruning.data.images import Images
+from pruning.data import Images
 from pruning.errors import UserError
-from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph import ChannelGraph
 from pruning.methods import State
 from pruning.models import files
-from pruning.training.evaluation import evaluate
+from pruning.training import evaluate
 
 FORMAT = "2"  # of these files
 BATCH = 256

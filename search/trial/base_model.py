@@ -14,19 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.tracing import trace
-from pruning.graph.widths import lattice
+from pruning.graph import ChannelGraph, lattice, trace
 from pruning.methods import Problem, State
-from pruning.models import checkpoint, files, registry
-from pruning.models.checkpoint import ModelInfo
-from pruning.models.layout import settle
-from pruning.training.loop import finetune
-from search.config.schema import Config, SearchConfig
-from search.config.validation import method_names
+from pruning.models import ModelInfo, checkpoint, files, registry, settle
+from pruning.training import finetune
+from search.config import Config, SearchConfig, method_names
 from search.data import splits as data
-from search.study import limits
-from search.study.warm_start import PATH
+from search.study import PATH, limits
 from search.trial import base_cache as states
 
 CALIBRATION = 2048  # training images for BN statistics and method states

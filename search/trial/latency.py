@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
-from pruning.models.layout import settle
+from pruning.models import settle
 from search.config import quantity
 
 MEASURE_S = 0.8

@@ -15,18 +15,15 @@ import torch
 from torch import nn
 
 from pruning import methods, oneshot
-from pruning.data.images import Images
+from pruning.data import Images
 from pruning.errors import UserError
 from pruning.methods import Problem, State
-from pruning.models import checkpoint, files
-from pruning.models.layout import settle
+from pruning.models import checkpoint, files, settle
 from pruning.oneshot import Slimmed
-from pruning.training.evaluation import evaluate
-from pruning.training.loop import finetune
-from pruning.training.recipe import Recipe
-from search.config.schema import Config
+from pruning.training import Recipe, evaluate, finetune
+from search.config import Config
 from search.data import splits as data
-from search.study.candidate import Candidate
+from search.study import Candidate
 from search.trial import latency
 from search.trial.base_model import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
 from search.trial.memory import free, keep_kernels

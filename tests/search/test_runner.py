@@ -115,9 +115,10 @@ def test_a_point_gives_the_accuracy_of_its_row(finished: Path) -> None:
     code = (
         "import json, sys, pruning\n"
         "from pruning.training.evaluation import evaluate\n"
-        "from search import config, data\n"
+        "from search.config import loader\n"
+        "from search.data import splits as data\n"
         "record = json.load(open(sys.argv[1] + '/run.json'))\n"
-        "settings = config.from_dict(record['config'])\n"
+        "settings = loader.from_dict(record['config'])\n"
         "splits = data.load(settings.data, settings.seed)\n"
         "model = pruning.load(sys.argv[1] + '/points/000/model.safetensors')\n"
         "print(evaluate(model, splits.val.batches(500)), evaluate(model, splits.test.batches(500)))"

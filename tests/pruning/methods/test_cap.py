@@ -11,9 +11,9 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.methods import Problem, get
 from pruning.methods.cap import compensated, structural
+from pruning.reconstruction.covariance import input_moments, taps_of
 from pruning.reconstruction.least_squares import residual
 from pruning.reconstruction.mean_folding import norms_after
-from pruning.reconstruction.patches import input_moments, taps_of
 from tests.pruning import sample_models
 
 

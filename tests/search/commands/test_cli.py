@@ -20,6 +20,7 @@ from search.config.schema import Config
 from search.storage.ledger import Ledger, Row
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+RECORD = {"format": 1, "config": {}, "base_macs": 1_000_000}
 
 
 def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -183,7 +184,7 @@ def test_profile_of_a_configuration_takes_its_limits(
 @pytest.fixture
 def running(tmp_path: Path) -> Path:
     """A run of four trials that has not ended: one dominated, one failed."""
-    (tmp_path / "run.json").write_text(json.dumps({"base_macs": 1_000_000, "status": "running"}))
+    (tmp_path / "run.json").write_text(json.dumps(RECORD | {"status": "running"}))
     ledger = Ledger(tmp_path)
     results = ((200_000, 0.8), (500_000, 0.9), (600_000, 0.85), (100_000, None))
     for i, (macs, top1) in enumerate(results):
@@ -225,7 +226,7 @@ def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture
     # being extended: the table is that of the shorter run
     assert main(["frontier", str(running), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["points"]) == 2
-    (running / "run.json").write_text('{"base_macs": 1000000, "status": "complete"}')
+    (running / "run.json").write_text(json.dumps(RECORD | {"status": "complete"}))
     assert main(["frontier", str(running), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["finished"] is True
@@ -239,7 +240,7 @@ def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture
 
 def test_damaged_frontier(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (running / "frontier.parquet").write_bytes(b"nonsense")
-    (running / "run.json").write_text('{"status": "complete"}')
+    (running / "run.json").write_text(json.dumps(RECORD | {"status": "complete"}))
     assert "is damaged" in refuse(["frontier", str(running)], capsys)
 
 
@@ -266,7 +267,7 @@ def test_search_runs_and_then_shows_the_frontier(
 
     def run(config: Config, console: object) -> str:
         assert config.trials == 5
-        (running / "run.json").write_text(json.dumps({"base_macs": 1, "status": status}))
+        (running / "run.json").write_text(json.dumps(RECORD | {"status": status}))
         return config.out
 
     monkeypatch.setattr(runner, "run", run)
@@ -292,8 +293,8 @@ def test_a_trained_model_is_prepared_without_slow_imports(tmp_path: Path) -> Non
     weights = tmp_path / "digits.safetensors"
     safetensors.torch.save_file(registry.resolve("digits").state_dict(), weights)
     code = (
-        "import sys; from search import base, config; "
-        f"base.prepare(config.load(['digits', '--model.weights={weights}'])); "
+        "import sys; from search.config import loader; from search.trial import base_model; "
+        f"base_model.prepare(loader.load(['digits', '--model.weights={weights}'])); "
         "slow = {'torchvision', 'ray.tune', 'sympy', 'optuna'} & set(sys.modules); "
         "sys.exit(' '.join(slow) or 0)"
     )

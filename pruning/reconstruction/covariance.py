@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pruning.data.images import Batches
+from pruning.data import Batches
 from pruning.errors import UserError
-from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph import ChannelGraph
 from pruning.reconstruction.least_squares import Moments
-from pruning.training.evaluation import evaluation_mode
+from pruning.training import evaluation_mode
 
 POSITIONS = 64
 """Output positions per image that count: neighbouring ones say nearly the same."""

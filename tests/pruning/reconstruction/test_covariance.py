@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pruning.errors import UserError
 from pruning.graph.tracing import trace
-from pruning.reconstruction import patches as covariance
-from pruning.reconstruction.patches import Filter, Sums, input_moments, outputs, patches
+from pruning.reconstruction import covariance
+from pruning.reconstruction.covariance import Filter, Sums, input_moments, outputs, patches
 
 FILTERS = [
     Filter((3, 3), (1, 1), (1, 1)),

@@ -1,0 +1,16 @@
+from .errors import UserError as UserError
+from .graph import ChannelGraph as ChannelGraph
+from .graph import Cost as Cost
+from .graph import Group as Group
+from .graph import Keep as Keep
+from .graph import Lattice as Lattice
+from .graph import Layer as Layer
+from .graph import cut as cut
+from .graph import lattice as lattice
+from .graph import trace as trace
+from .graph import uniform as uniform
+from .models import ModelInfo as ModelInfo
+from .models import load as load
+from .models import save as save
+from .oneshot import Slimmed as Slimmed
+from .oneshot import prune as prune

@@ -1,0 +1,15 @@
+from . import gain_curve as gain_curve
+from .bn_scale import bn_scales as bn_scales
+from .gain_curve import GainCurves as GainCurves
+from .gain_curve import greedy_curves as greedy_curves
+from .gates import GatedNetwork as GatedNetwork
+from .gates import balanced_gamma as balanced_gamma
+from .gates import learn_gates as learn_gates
+from .magnitude import weight_counts as weight_counts
+from .magnitude import weight_sums as weight_sums
+from .taylor import LossCurves as LossCurves
+from .taylor import first_images as first_images
+from .taylor import loss_curves as loss_curves
+from .taylor import taylor_ranks as taylor_ranks
+from .variance import channel_moments as channel_moments
+from .variance import filtered_variance as filtered_variance

@@ -1,0 +1,9 @@
+from . import checkpoint as checkpoint
+from . import files as files
+from . import registry as registry
+from .checkpoint import ModelInfo as ModelInfo
+from .checkpoint import load as load
+from .checkpoint import save as save
+from .layout import accepting as accepting
+from .layout import settle as settle
+from .registry import resolve as resolve

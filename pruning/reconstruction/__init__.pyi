@@ -1,0 +1,16 @@
+from . import error_feedback as error_feedback
+from .covariance import POSITIONS as POSITIONS
+from .covariance import Filter as Filter
+from .covariance import _Calls as _Calls
+from .covariance import input_moments as input_moments
+from .covariance import patches as patches
+from .covariance import taps_of as taps_of
+from .covariance import thinning as thinning
+from .least_squares import Moments as Moments
+from .least_squares import Reader as Reader
+from .least_squares import compensate as compensate
+from .least_squares import factorise as factorise
+from .least_squares import greedy_order as greedy_order
+from .mean_folding import add_to_output as add_to_output
+from .mean_folding import fold_means as fold_means
+from .mean_folding import norms_after as norms_after

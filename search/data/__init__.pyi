@@ -1,0 +1,3 @@
+from . import splits as splits
+from .splits import KINDS as KINDS
+from .splits import DataConfig as DataConfig

@@ -1,0 +1,5 @@
+from . import baselines as baselines
+from . import correlation as correlation
+from . import points as points
+from . import select as select
+from .select import ChooseOptions as ChooseOptions

@@ -1,0 +1,16 @@
+from . import files as files
+from . import ledger as ledger
+from . import lock as lock
+from . import record as record
+from . import results as results
+from .ledger import STATUSES as STATUSES
+from .ledger import Ledger as Ledger
+from .ledger import Row as Row
+from .ledger import Status as Status
+from .ledger import arch_hash as arch_hash
+from .ledger import trial_id as trial_id
+from .results import Point as Point
+from .results import Results as Results
+from .results import accuracy as accuracy
+from .results import read_points as read_points
+from .results import read_record as read_record
