@@ -17,7 +17,7 @@ from pruning.errors import UserError
 from search.commands import upload
 from search.config import loader as configuration
 from search.config.parser import Parser
-from search.config.validation import is_local
+from search.config.validation import is_local, refuse_secrets
 
 SHOWN = 8  # files listed
 
@@ -101,6 +101,7 @@ def check_search(search: Sequence[str], folder: Path, excludes: Sequence[str]) -
     """
     words = list(search)
     source, config = configuration.parse(words)
+    refuse_secrets(config)
     if source not in configuration.packaged():
         path = Path(source).expanduser().resolve()
         if not path.is_relative_to(folder):
