@@ -17,7 +17,7 @@ from pruning.graph import cut, lattice, trace
 from pruning.methods import Method, Problem, State, get
 from pruning.models import accepting, settle
 from pruning.reconstruction import error_feedback
-from pruning.training import recalibrate
+from pruning.training import carry_over
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
 
@@ -97,9 +97,9 @@ def slim(
     how = method.own_repair if repair == "auto" else repair
     if how == "none":
         method.repair(small, model, graph, state, keep)
-    else:
+        carry_over(small, model, graph, keep, batches)
+    else:  # leaves statistics that fit
         error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
-    recalibrate(small, batches)
     repair_s = _now(small) - began
     return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import urllib.request
 import uuid
 from typing import IO
+from urllib.parse import parse_qsl
 
 import pyarrow as pa
 import safetensors.torch
@@ -18,6 +20,7 @@ from torch import Tensor
 from pruning.errors import UserError
 
 OBJECT_STORES = ("s3", "gcs", "abfs")  # a file appears there whole when its stream is closed
+SECRET = re.compile(r"secret|passw|token|signature|credential|(access|account)_?key|^sig$", re.I)
 PICKLES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar")
 
 
@@ -55,12 +58,37 @@ def filesystem(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     uri = os.fspath(uri)
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    refuse_secrets(uri)
     try:
         return fs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid as error:
         raise UserError(
             f"{uri} is no address of a known store; use a path, file://, s3:// or gs://"
         ) from error
+    except OSError as error:
+        raise UserError(f"cannot reach {uri} ({_line(error)}); check address and access") from error
+
+
+def refuse_secrets(uri: str | os.PathLike[str]) -> None:
+    """UserError for an address with a user, a password or a key in it.
+
+    Addresses are written into records, reports and logs, and shown.
+    """
+    scheme, mark, rest = os.fspath(uri).partition("://")
+    if not mark:
+        return
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = host.rpartition("@")
+    if ":" not in user and scheme in ("abfs", "abfss", "gs", "gcs"):
+        at = ""  # names a container, or nobody
+    taken = [name for name, _ in parse_qsl(rest.partition("?")[2]) if SECRET.search(name)]
+    if at or taken:
+        shown = rest.partition("?")[0].removeprefix(user + at)
+        raise UserError(
+            f"{scheme}://{shown} was given with a {'user or key' if at else taken[0]} in the "
+            "address, which would be written down with it; leave it out, and name it in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the store's own files"
+        )
 
 
 def same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
@@ -85,6 +113,7 @@ def join(uri: str | os.PathLike[str], *names: str) -> str:
 
 def open_input(uri: str | os.PathLike[str]) -> IO[bytes]:
     """Seekable binary stream of a file; UserError where there is none."""
+    refuse_secrets(uri)
     try:
         if os.fspath(uri).startswith(("http://", "https://")):
             with urllib.request.urlopen(os.fspath(uri), timeout=60) as response:

@@ -36,7 +36,7 @@ from pruning.reconstruction.lockstep import (
 )
 from pruning.reconstruction.mean_folding import norms_after
 from pruning.reconstruction.refit import Settings, Term, refit
-from pruning.training import evaluation_mode
+from pruning.training import Spread, evaluation_mode, moved
 
 MOST_PIXELS = 2**24
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
@@ -208,10 +208,16 @@ class _Walk:
             return
         self.done.add(path)
         assert input.slim is not None and mean.slim is not None and var.slim is not None
-        over = [d for d in range(input.ndim) if d != 1]
-        # averages over batches, as measuring them anew takes
-        mean.slim[0].copy_(torch.stack([x.mean(over) for x in input.slim]).mean(0))
-        var.slim[0].copy_(torch.stack([x.var(over) for x in input.slim]).mean(0))
+        rows = None
+        if (str(mean.label), 0) in self.graph.axes:
+            rows = self._positions(str(mean.label), 0, mean.whole[0].device)
+        base = Spread(mean.whole[0], var.whole[0]).rows(rows)
+        before = [Spread.of(x).rows(rows) for x in input.whole]
+        made = [
+            moved(base, old, Spread.of(new)) for old, new in zip(before, input.slim, strict=True)
+        ]
+        mean.slim[0].copy_(torch.stack([each.mean for each in made]).mean(0))
+        var.slim[0].copy_(torch.stack([each.var for each in made]).mean(0))
 
     def sum(self, a: Any, b: Any) -> Pair | None:
         """a + b where one of them waits: the sum waits with it."""

@@ -1,3 +1,6 @@
+from .batch_norm import Spread as Spread
+from .batch_norm import carry_over as carry_over
+from .batch_norm import moved as moved
 from .batch_norm import recalibrate as recalibrate
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluation_mode as evaluation_mode

@@ -1,13 +1,22 @@
-"""Statistics of a network over data."""
+"""Statistics that batch norm needs after its network was changed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.data import Batches
+from pruning.data import Batch, Batches
+from pruning.errors import UserError
+from pruning.graph import ChannelGraph, Keep
 from pruning.training.evaluation import evaluation_mode
+
+NOISE = 1e-3  # of a variance: a channel that hardly varies on these images has no ratio
 
 
 @torch.no_grad()
@@ -15,11 +24,14 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
     """Measure all BN means and variances anew: reset, then the plain average over the batches.
 
     Each batch counts by its images. The average is that of batch variances, so hand in shuffled
-    batches. Modes and momenta are left as they were; without BN nothing is run.
+    batches. Modes and momenta are left as they were; without BN nothing is run. UserError, and
+    nothing changed, without images. After a cut `carry_over` is the better estimate.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [module for _, module in _norms(model)]
     if not norms:
         return
+    images = _several(batches)
+    first = next(images)
     momenta = [norm.momentum for norm in norms]
     with evaluation_mode(model):
         for norm in norms:
@@ -27,9 +39,7 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             norm.training = True
         try:
             seen = 0
-            for x, _ in batches:
-                if len(x) == 1 < seen:  # has no variance where maps are 1x1
-                    continue
+            for x, _ in (first, *images):
                 seen += len(x)
                 for norm in norms:
                     # momentum=None is this for equal batches, but makes the device wait
@@ -38,3 +48,146 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+
+
+@torch.no_grad()
+def carry_over(
+    slim: nn.Module, whole: nn.Module, graph: ChannelGraph, keep: Keep, batches: Batches
+) -> None:
+    """Move the BN statistics of `slim` = cut(whole, graph, keep) by what the cut changed.
+
+    The same batches go through both networks, so what these images lack of those that the
+    statistics were made of cancels: a network that was not cut keeps its own, bit by bit. Some
+    hundred images do. `whole` is left as it was; UserError, and nothing changed, without images.
+    """
+    norms = _norms(slim)
+    if not norms:
+        return
+    kept = graph.kept_units(keep)
+    images = _several(batches)
+    first = next(images)
+    seen: list[_Seen] = []
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(whole))
+        stack.enter_context(evaluation_mode(slim))
+        for path, norm in norms:
+            name = f"{path}.running_mean" if path else "running_mean"
+            rows = graph.kept_positions(name, 0, kept) if (name, 0) in graph.axes else None
+            seen.append(_Seen.of(norm, whole.get_submodule(path), rows))
+            stack.callback(seen[-1].unhook)
+        for x, _ in (first, *images):
+            whole(x)
+            slim(x)
+    for each in seen:
+        each.finish()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and variance of every channel of one batch, [channels]."""
+
+    mean: Tensor
+    var: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Spread:
+        """x: [N, C, ...]."""
+        var, mean = torch.var_mean(x.float(), [d for d in range(x.ndim) if d != 1])
+        return cls(mean, var)
+
+    def rows(self, index: Tensor | None) -> Spread:
+        return self if index is None else Spread(self.mean[index], self.var[index])
+
+
+def moved(base: Spread, before: Spread, after: Spread) -> Spread:
+    """`base` changed as a batch was: from `before` in the whole network to `after` in the cut one.
+
+    Where the variance stayed, base.var / before.var and the distance base.mean − before.mean (in
+    deviations) hold for the cut network as well. The more it changed, the less the batch's whole
+    channel says of the cut one: then they are taken by min(ratio, 1 / ratio) only.
+    """
+    floor = NOISE * base.var + torch.finfo(base.var.dtype).tiny
+    ratio = (after.var + floor) / (before.var + floor)
+    share = torch.minimum(ratio, 1 / ratio)
+    mean = after.mean + share * (base.mean - before.mean) * ratio.sqrt()
+    var = (after.var + floor) * ((base.var + floor) / (before.var + floor)) ** share - floor
+    same = (after.mean == before.mean) & (after.var == before.var)
+    keep = same | ~(var.isfinite() & mean.isfinite())
+    return Spread(torch.where(keep, base.mean, mean), torch.where(keep, base.var, var.clamp_min(0)))
+
+
+class _Seen:
+    """Watches one BN of both networks; the cut one normalises each batch by its moved statistics.
+
+    So what lies behind it sees already what it will see in the end.
+    """
+
+    def __init__(self, norm: Any, base: Spread) -> None:
+        self.norm, self.base = norm, base
+        self.before: list[Spread] = []
+        self.mean: Spread | None = None
+        self.images = 0
+        self.hooks: list[Any] = []
+
+    @classmethod
+    def of(cls, norm: nn.Module, twin: Any, rows: Any) -> _Seen:
+        index = None
+        if rows is not None:
+            index = torch.from_numpy(rows).to(twin.running_mean.device)
+        base = Spread(twin.running_mean, twin.running_var).rows(index)
+        made = cls(norm, base)
+
+        def whole(_: nn.Module, args: Any) -> None:
+            made.before.append(Spread.of(args[0]).rows(index))
+
+        def slim(_: nn.Module, args: Any) -> None:
+            made.add(Spread.of(args[0]), len(args[0]))
+
+        made.hooks = [twin.register_forward_pre_hook(whole), norm.register_forward_pre_hook(slim)]
+        return made
+
+    def add(self, after: Spread, images: int) -> None:
+        # a module that is called twice meets its calls in one order
+        new = moved(self.base, self.before.pop(0), after)
+        self._write(new)
+        self.images += images
+        share = images / self.images
+        if self.mean is None:
+            self.mean = new
+        else:  # by differences: what never moved stays to the last bit
+            before = self.mean
+            self.mean = Spread(
+                before.mean + (new.mean - before.mean) * share,
+                before.var + (new.var - before.var) * share,
+            )
+
+    def finish(self) -> None:
+        if self.mean is not None:
+            self._write(self.mean)
+
+    def unhook(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _write(self, new: Spread) -> None:
+        self.norm.running_mean.copy_(new.mean)
+        self.norm.running_var.copy_(new.var)
+
+
+def _norms(model: nn.Module) -> list[tuple[str, Any]]:
+    return [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+
+
+def _several(batches: Batches) -> Iterator[Batch]:
+    """The batches without single images, which have no variance where maps are 1x1."""
+    found = 0
+    for x, y in batches:
+        if len(x) and (len(x) > 1 or not found):
+            found += 1
+            yield x, y
+    if not found:
+        raise UserError("no images for batch norm; hand in batches that can be walked again")

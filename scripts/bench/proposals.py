@@ -21,20 +21,23 @@ from surface_search import Array, Bench, Variant, outcome_of
 from surface_stopping import early_stopping
 
 from search.pareto.strata import Strata
+from search.study.candidate import Candidate
 
 RANGE = Strata(0.05, 1.0, bins=10)
-MARKS = (20, 40, 100, 200)
+MARKS = (20, 40, 60, 100, 200)
 
-BARE = Variant(seeds=False, stratify=False)
+BARE = Variant(sampler="tpe", seeds=False, stratify=False)
 VARIANTS = {
     "independent": Variant(sampler=None, trials=200),
     "random": replace(BARE, sampler="random", trials=200),
     "nsga2": replace(BARE, sampler="nsga2", trials=200),
     "tpe": replace(BARE, trials=200),
     "gp": replace(BARE, sampler="gp", trials=40),
+    "tpe, seeds and strata": Variant(sampler="tpe", trials=200),
     "default": Variant(trials=200),
+    "default, 32 workers": Variant(workers=32),
     "default, no seeds": Variant(seeds=False),
-    "default, no strata": Variant(stratify=False),
+    "tpe, seeds, no strata": Variant(sampler="tpe", stratify=False),
     "default, no offsets": Variant(offsets="none"),
     "default, offsets by group": Variant(offsets="group"),
     "default, offsets to 0.3": Variant(offset_range=0.3),
@@ -43,16 +46,31 @@ VARIANTS = {
 }
 
 
-def proposals(bench: Bench, variant: Variant, seed: int) -> tuple[NDArray[np.int64], Array]:
-    """Widths [trials, groups] in the order tried, and their noisy accuracies."""
+def proposals(
+    bench: Bench, variant: Variant, seed: int, seconds: list[float]
+) -> tuple[NDArray[np.int64], Array]:
+    """Widths [trials, groups] in the order tried, and their noisy accuracies.
+
+    seconds: filled with the CPU seconds of each proposal.
+    """
     noisy = Surface(seed=seed)
     if variant.sampler is None:
         share = np.random.default_rng(seed).uniform(0.1, 1, (variant.trials, 30))
         W = bench.lat.snap(bench.graph.widths * share)
         return W, np.array([noisy.curve(w)[-1] for w in W])
-    study = bench.study(variant, seed)
-    while study.finished < variant.trials and (candidate := study.ask()):
-        study.tell(candidate.trial_id, outcome_of(candidate, noisy.curve(candidate.widths or ())))
+    study, rng = bench.study(variant, seed, variant.workers), np.random.default_rng(seed)
+    running: list[Candidate] = []
+    while study.finished < variant.trials:
+        while study.finished + len(running) < variant.trials and len(running) < variant.workers:
+            began = time.process_time()
+            if (candidate := study.ask()) is None:
+                break
+            seconds.append(time.process_time() - began)
+            running.append(candidate)
+        if not running:
+            break
+        ended = running.pop(int(rng.integers(len(running))))
+        study.tell(ended.trial_id, outcome_of(ended, noisy.curve(ended.widths or ())))
     rows = [row for row in study.rows if row.status == "complete"]
     return np.array([row.widths for row in rows]), np.array([row.top1_val for row in rows], float)
 
@@ -62,9 +80,10 @@ def sample_efficiency(bench: Bench, names: Sequence[str], seeds: int) -> dict[st
     volumes, lines = {}, []
     for name in names:
         variant, began = VARIANTS[name], time.process_time()
+        asked: list[float] = []
         curves, bins = [], []
         for seed in range(seeds):
-            W, noisy = proposals(bench, variant, seed)
+            W, noisy = proposals(bench, variant, seed, asked)
             curves.append([bench.volume(W[:n], noisy[:n]) for n in range(len(W) + 1)])
             bins.append(RANGE.hit(bench.cost.macs(W[:40]) / bench.cost.base_macs))
         volumes[name] = np.array(curves)
@@ -77,6 +96,7 @@ def sample_efficiency(bench: Bench, names: Sequence[str], seeds: int) -> dict[st
             hypervolume={n: [v.mean(), v.std(ddof=1)] for n, v in at.items()},
             bins_of_10_after_40=float(np.mean(bins)),
             cpu_s=seconds,
+            proposal_s_at_the_end=float(np.mean(asked[-20:])) if asked else None,
         )
         cells = [f"{at[n].mean():.4f} ± {at[n].std(ddof=1):.4f}" if n in at else "" for n in MARKS]
         lines.append((name, *cells, float(np.mean(bins)), seconds))

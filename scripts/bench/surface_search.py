@@ -27,14 +27,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Variant:
-    """How a study proposes. trials: of each run; sampler None: independent random widths."""
+    """How a study proposes. trials: of each run; sampler None: independent random widths.
 
-    sampler: str | None = "tpe"
+    workers: trials that run at a time, any of them ending next.
+    """
+
+    sampler: str | None = "ehvi"
     seeds: bool = True
     stratify: bool = True
     offsets: str = "auto"
     offset_range: float = 0.5
     trials: int = 100
+    workers: int = 1
 
 
 class Memory(Ledger):
@@ -47,7 +51,7 @@ class Memory(Ledger):
         self._rows.append(row)
         return True
 
-    def rows(self) -> list[Row]:
+    def rows(self, mend: bool = False) -> list[Row]:
         return list(self._rows)
 
 

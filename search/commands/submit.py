@@ -15,7 +15,7 @@ from typing import Any
 
 from pruning.errors import UserError
 from search.commands import upload
-from search.config import Parser, is_local
+from search.config import Parser, is_local, refuse_secrets
 from search.config import loader as configuration
 
 SHOWN = 8  # files listed
@@ -100,6 +100,7 @@ def check_search(search: Sequence[str], folder: Path, excludes: Sequence[str]) -
     """
     words = list(search)
     source, config = configuration.parse(words)
+    refuse_secrets(config)
     if source not in configuration.packaged():
         path = Path(source).expanduser().resolve()
         if not path.is_relative_to(folder):

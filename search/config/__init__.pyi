@@ -10,3 +10,4 @@ from .schema import ProfileOptions as ProfileOptions
 from .schema import SearchConfig as SearchConfig
 from .validation import is_local as is_local
 from .validation import method_names as method_names
+from .validation import refuse_secrets as refuse_secrets

@@ -46,7 +46,9 @@ class SearchConfig:
             beyond 20 groups, else group).
         offset_range: How far a width may lie from the global ratio, as a share of it (0.5: half to
             one and a half times).
-        sampler: Optuna's sampler; gp is slow beyond 20 parameters.
+        sampler: What proposes: ehvi (models the accuracy, takes the MACs exactly, and tries what
+            should add most hypervolume), or one of Optuna's; gp is slow beyond 20 parameters.
+            Where proposal is not widths, ehvi means tpe.
         min_ratio: Fewest channels of a group that may stay, as a share of its channels (0 to 1).
         max_macs: Most MACs for one image: "60%" of the base model, "60M", "1.2G" or a plain number;
             null is no limit.
@@ -86,7 +88,7 @@ class SearchConfig:
     proposal: Literal["widths", "threshold", "mixed"] = "widths"
     offsets: Literal["auto", "group", "stage", "none"] = "auto"
     offset_range: float = 0.5
-    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
+    sampler: Literal["ehvi", "tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
     min_ratio: float = 0.1
     max_macs: str | int | float | None = None
     min_macs: str | int | float | None = None

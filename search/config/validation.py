@@ -109,7 +109,18 @@ def _divides(gpus: float) -> bool:
     return gpus >= 0 and gpus == int(gpus)
 
 
+def refuse_secrets(config: Config) -> None:
+    """UserError where one of the addresses has a password or a key in it."""
+    from pruning.models import files  # imports torch
+
+    storage_path = config.resources.storage_path
+    given = (config.out, config.data.root, config.model.weights, config.search.warm_start)
+    for address in filter(None, (*given, storage_path)):
+        files.refuse_secrets(address)
+
+
 def _validate_paths(config: Config) -> None:
+    refuse_secrets(config)
     images = config.data
     if images.name != "digits" and images.root is None:
         raise UserError(

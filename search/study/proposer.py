@@ -6,7 +6,7 @@ Trials end COMPLETE (complete), PRUNED (stopped, infeasible) or FAIL (failed, du
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from search.pareto import front
 from search.storage import Row
 from search.study import samplers
-from search.study.width_space import Params, Space, complete
+from search.study.ehvi import CUT_BY, TRIAL_ID, WIDTHS, EHVISampler
+from search.study.width_space import Params, Space, WidthProposal, complete
 
-TRIAL_ID = "trial_id"
 _STATES = {
     "complete": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
@@ -33,8 +33,17 @@ class Proposer:
     """Maximises top-1 and minimises MACs (shares of the base) with one of Optuna's samplers."""
 
     def __init__(
-        self, space: Space, sampler: str, *, seed: int, base_macs: int, concurrency: int
+        self,
+        space: Space,
+        sampler: str,
+        *,
+        seed: int,
+        base_macs: int,
+        concurrency: int,
     ) -> None:
+        """`ehvi` models networks by their widths: other spaces than of widths are TPE's."""
+        if sampler == "ehvi" and not isinstance(space, WidthProposal):
+            sampler = "tpe"
         self.space, self.name, self.seed = space, sampler, seed
         self.base_macs, self.concurrency = base_macs, concurrency
         self._distributions = space.distributions()
@@ -81,16 +90,30 @@ class Proposer:
             sampler.get_trial_generation(self.study, self.trial(number))
         return number
 
+    @property
+    def covers(self) -> bool:
+        """Whether the sampler itself sees to it that no part of the MAC range is left out."""
+        return self.name == "ehvi"
+
     def trial(self, number: int) -> FrozenTrial:
         return self._history.get_trial(number)
 
     def params(self, number: int) -> Params:
         return dict(self.trial(number).params)
 
-    def mark(self, number: int, trial_id: str, constraints: Mapping[str, float]) -> None:
-        """Name a running trial and set its constraints (feasible where none is above 0)."""
+    def mark(
+        self,
+        number: int,
+        trial_id: str,
+        widths: Sequence[int] | None,
+        method: str,
+        constraints: Mapping[str, float],
+    ) -> None:
+        """Name a running trial and its network; feasible where no constraint is above 0."""
         trial = Trial(self.study, number)
         trial.set_user_attr(TRIAL_ID, trial_id)
+        trial.set_user_attr(WIDTHS, list(widths or ()))
+        trial.set_user_attr(CUT_BY, method)
         for name, value in constraints.items():
             trial.set_constraint(name, value)
 
@@ -113,6 +136,7 @@ class Proposer:
 
     def fail(self, number: int) -> None:
         """End a running trial that has no row: samplers ignore it."""
+        Trial(self.study, number).set_user_attr(WIDTHS, [])
         self.study.tell(number, state=TrialState.FAIL)
 
     def _missing(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
@@ -132,9 +156,13 @@ class Proposer:
         return sorted(shown), len(trials)
 
     def _sampler(self, key: int, attempt: int) -> optuna.samplers.BaseSampler:
+        seed = samplers.seed_of(self.seed, key, attempt)
+        if self.name == "ehvi":
+            assert isinstance(self.space, WidthProposal)
+            return EHVISampler(self.space, seed)
         return samplers.create(
             self.name,
-            samplers.seed_of(self.seed, key, attempt),
+            seed,
             self._distributions,
             conditional=self._distributions.keys() != self.space.distributions({}).keys(),
             concurrency=self.concurrency,

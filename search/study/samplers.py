@@ -25,7 +25,7 @@ from pruning.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-NAMES = ("tpe", "nsga2", "nsga3", "gp", "random")
+NAMES = ("ehvi", "tpe", "nsga2", "nsga3", "gp", "random")
 WINDOW = 128  # trials that TPE sees
 JOINT = 12  # more parameters than this: multivariate TPE ...
 JOINT_CANDIDATES = 12  # ... with half of Optuna's candidates: drawing them is most of its cost

@@ -18,7 +18,8 @@ from search.pareto import Strata, front
 from search.storage import Ledger, Row, arch_hash, trial_id
 from search.study import samplers
 from search.study.candidate import Candidate, Limits, Outcome, Seed
-from search.study.proposer import TRIAL_ID, Proposer
+from search.study.ehvi import TRIAL_ID, WARM
+from search.study.proposer import Proposer
 from search.study.width_space import RATIO, Params, Proposal, Space, complete, neighbour
 
 INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
@@ -61,12 +62,16 @@ class Study:
         self.rows: list[Row] = []
         self.running: dict[str, tuple[Candidate, int]] = {}
         self.proposer = Proposer(
-            space, sampler, seed=seed, base_macs=cost.base_macs, concurrency=concurrency
+            space,
+            sampler,
+            seed=seed,
+            base_macs=cost.base_macs,
+            concurrency=concurrency,
         )
         self._seeds = deque(seeds)
         self._known: set[str] = set()
         for row in warm:
-            self._replay(row, f"warm {row.trial_id}")
+            self._replay(row, WARM + row.trial_id)
         self._failed: deque[Row] = deque()
         self.again: dict[str, Row] = {}  # trials that run again, and how they ended before
         rows = ledger.rows(mend=True)
@@ -134,7 +139,7 @@ class Study:
         row = self._failed.popleft()
         candidate = Candidate.of_row(row)
         number = self.proposer.adopt(self._params(row))
-        self.proposer.mark(number, row.trial_id, self._constraints(row.widths))
+        self._mark(number, row.trial_id, row)
         self.running[row.trial_id] = candidate, number
         self.again[row.trial_id] = row
         return candidate
@@ -155,6 +160,7 @@ class Study:
             key = self.next_number
             # a sampler that has converged repeats itself: the next try must look elsewhere
             stratified = attempt > 0 or key % self.stratify_every == 0
+            stratified = stratified and not self.proposer.covers
             fixed = {RATIO: self._sparse_share()} if self.strata and stratified else None
             number = self.proposer.propose(key, attempt, fixed)
             params = self.proposer.params(number)
@@ -199,7 +205,7 @@ class Study:
         if number is None:
             number = self.proposer.adopt(candidate.params)
         constraints = self._constraints(candidate.widths)
-        self.proposer.mark(number, candidate.trial_id, constraints)
+        self._mark(number, candidate.trial_id, candidate)
         self.next_number += 1
         self._known.add(candidate.arch_hash)
         self.running[candidate.trial_id] = candidate, number
@@ -225,7 +231,7 @@ class Study:
 
     def _replay(self, row: Row, name: str) -> None:
         number = self.proposer.adopt(self._params(row))
-        self.proposer.mark(number, name, self._constraints(row.widths))
+        self._mark(number, name, row)
         self.proposer.finish(number, row)
 
     def _params(self, row: Row) -> Params:
@@ -238,6 +244,10 @@ class Study:
     def _record(self, row: Row) -> None:
         self.rows.append(row)
         self._known.add(row.arch_hash)
+
+    def _mark(self, number: int, name: str, network: Row | Candidate) -> None:
+        widths = network.widths
+        self.proposer.mark(number, name, widths, network.method, self._constraints(widths))
 
     def _constraints(self, widths: Sequence[int] | None) -> dict[str, float]:
         if not widths:

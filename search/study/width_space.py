@@ -98,7 +98,7 @@ class WidthProposal:
             offsets = "stage" if len(graph.groups) > MANY_GROUPS else "group"
         members = {"group": _by_group, "stage": _by_stage, "none": lambda graph: {}}[offsets](graph)
         self.members: dict[str, list[int]] = {OFFSET + name: m for name, m in members.items()}
-        self._phase = _phases(self.members.values(), lat.step)
+        self.phase = _phases(self.members.values(), lat.step)
         self._distributions: Distributions = {
             RATIO: FloatDistribution(self.low, self.high, log=True)
         }
@@ -127,9 +127,14 @@ class WidthProposal:
             params |= self._encode_offsets(vector)
         return params
 
+    def widths(self, shares: NDArray[np.float64]) -> Widths:
+        """Widths at shares of the channels, float [..., groups] → int64; 1 and more is whole."""
+        channels = self.graph.widths
+        return self.lat.snap(np.where(shares < 1, shares * channels + self.phase, channels))
+
     def _encode_offsets(self, widths: Widths) -> Params:
         """Offsets around the common scale that leaves the most of them within their range."""
-        kept = (widths - self._phase) / self.graph.widths
+        kept = (widths - self.phase) / self.graph.widths
         shares = {name: float(np.exp(np.log(kept[m]).mean())) for name, m in self.members.items()}
         values = np.array(list(shares.values()))
         lowest, highest = (
@@ -149,12 +154,10 @@ class WidthProposal:
         return multipliers
 
     def _widths(self, macs: int, multipliers: NDArray[np.float64]) -> Widths:
-        channels = self.graph.widths
         reach = multipliers * (1.0 / multipliers.min())  # at t = 1 every group is whole
 
         def family(t: float) -> Widths:
-            share = t * reach
-            return self.lat.snap(np.where(share < 1, share * channels + self._phase, channels))
+            return self.widths(t * reach)
 
         found = fit(self.cost, family, macs, params=self.limits.max_params)
         return raised(self.limits, self.cost, self.lat, found)
