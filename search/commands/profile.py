@@ -13,7 +13,7 @@ from search.config import loader as configs
 from search.config.parser import Parser
 from search.config.quantity import human
 from search.config.schema import Config, DataConfig, ModelConfig, ProfileOptions
-from search.data.splits import KINDS
+from search.data.spec import KINDS
 
 if TYPE_CHECKING:
     from search.commands.profiling import Profile

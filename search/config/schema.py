@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from search.data.splits import DataConfig
+from search.data.spec import DataConfig
 
 if TYPE_CHECKING:
     from pruning.training.loop import Recipe

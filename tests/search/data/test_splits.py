@@ -22,7 +22,8 @@ from pruning.errors import UserError
 from pruning.models.cifar import digits
 from pruning.training.loop import Recipe, evaluate, finetune
 from search.data import cache
-from search.data.splits import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
+from search.data.spec import DIGITS_BASE, KINDS, DataConfig, stratified
+from search.data.splits import Splits, load
 
 
 @pytest.fixture(autouse=True)
