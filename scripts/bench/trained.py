@@ -12,7 +12,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
 from pruning.models.registry import load_weights, resolve
 from search.data import splits as data
-from search.data.splits import DataConfig
+from search.data.spec import DataConfig
 
 
 @dataclass(frozen=True)

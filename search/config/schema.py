@@ -144,7 +144,7 @@ class ResourceConfig:
 class RecipeConfig:
     """Training: SGD with Nesterov momentum and a cosine learning rate down to zero.
 
-    The fields of pruning.training.Recipe, whose module needs torch.
+    The fields of pruning.training.loop.Recipe, whose module needs torch.
 
     Args:
         epochs: Passes over the training images; may be a fraction (0.5 is half a pass).

@@ -7,7 +7,7 @@ from pathlib import Path
 from pruning.errors import UserError
 from search.config import quantity
 from search.config.schema import Config, RecipeConfig, ResourceConfig, SearchConfig
-from search.data import splits
+from search.data import spec
 
 LIMITS = ("max_macs", "min_macs", "max_params", "max_latency_ms")
 
@@ -24,7 +24,7 @@ def validate(config: Config) -> None:
     _need(config.base.epochs > 0, "base.epochs", config.base.epochs, "above 0")
     _need(config.base.distill == 0, "base.distill", config.base.distill, "0: it has no teacher")
     _validate_model(config.model.name)
-    splits.check(config.data)
+    spec.check(config.data)
     _validate_recipe(config.base, "base")
     _validate_recipe(config.finetune, "finetune")
     method_names(config.search.method)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,7 @@ from pruning.data import Images, ImageSet, StreamSet
 from pruning.errors import UserError
 from pruning.models import files as uri
 from search.data.cache import CHUNK, cached
-
-if TYPE_CHECKING:
-    from search.data.splits import DataConfig
+from search.data.spec import DataConfig, stratified
 
 TEST_NAMES = ("test", "validation", "valid", "val")
 """Splits that serve as test, the first that exists."""
@@ -88,8 +86,6 @@ class _Digits:
 
     def read(self, split: str) -> Source:
         from sklearn.datasets import load_digits
-
-        from search.data.splits import stratified
 
         digits = load_digits()
         pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]

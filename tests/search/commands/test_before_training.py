@@ -14,6 +14,7 @@ from search.backend import cluster
 from search.cli import main
 from search.config import quantity
 from search.data import sources, splits
+from search.data.spec import DataConfig
 from search.storage import files
 from search.trial import base_model
 from tests.search.runs import make_rows, make_run
@@ -121,7 +122,7 @@ def test_finding_7_5_a_missing_split_is_found_before_any_is_decoded(
         (tmp_path / "val").rename(tmp_path / "other")
     decoded: list[str] = []
     monkeypatch.setattr(sources._Folder, "read", lambda self, split: decoded.append(split))
-    config = splits.DataConfig(name="folder", root=str(tmp_path), val=val, image_size=8)
+    config = DataConfig(name="folder", root=str(tmp_path), val=val, image_size=8)
     with pytest.raises(UserError, match="there is no folder"):
         splits.load(config)
     assert decoded == []

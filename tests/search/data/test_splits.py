@@ -24,7 +24,8 @@ from pruning.training.evaluation import evaluate
 from pruning.training.loop import finetune
 from pruning.training.recipe import Recipe
 from search.data import cache
-from search.data.splits import DIGITS_BASE, KINDS, DataConfig, Splits, load, stratified
+from search.data.spec import DIGITS_BASE, KINDS, DataConfig, stratified
+from search.data.splits import Splits, load
 
 
 @pytest.fixture(autouse=True)
