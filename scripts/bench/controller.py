@@ -16,9 +16,9 @@ from pruning.graph.widths import lattice
 from pruning.models import registry
 from search.pareto.strata import Strata
 from search.storage.ledger import Ledger
-from search.study.candidate import Outcome
+from search.study.candidate import Outcome, StudyOptions
 from search.study.study import Study
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 
 
 def controller(trials: int = 1000, timed: int = 60) -> None:
@@ -26,12 +26,12 @@ def controller(trials: int = 1000, timed: int = 60) -> None:
     graph = trace(registry.resolve("resnet110"), (3, 32, 32))
     cost, lat = Cost(graph), lattice(graph, None, 0.1)
     for offsets in ("auto", "group"):
-        space = WidthProposal(graph, cost, lat, low=1e-6, offsets=offsets)
+        space = WidthSpace(graph, cost, lat, low=1e-6, offsets=offsets)
         strata = Strata(space.low, space.high)
         with tempfile.TemporaryDirectory() as folder:
-            study = Study(space, Ledger(folder), cost, lat, sampler="random")
+            study = Study(space, Ledger(folder), cost, lat, StudyOptions(sampler="random"))
             _fill(study, trials)
-            study = Study(space, Ledger(folder), cost, lat, strata=strata)
+            study = Study(space, Ledger(folder), cost, lat, StudyOptions(strata=strata))
             times = _fill(study, trials + timed)
         ms = 1e3 * np.array(times)
         emit(

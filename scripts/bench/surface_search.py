@@ -17,10 +17,10 @@ from pruning.models import registry
 from search.pareto import front
 from search.pareto.strata import Strata, even
 from search.storage.ledger import Ledger, Row
-from search.study.candidate import Candidate, Outcome, Seed
+from search.study.candidate import Candidate, Outcome, Seed, StudyOptions
 from search.study.study import Study
 from search.study.warm_start import LEVELS
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 
 Array = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class Bench:
         self.reference = front.reference_point(self.cost.base_macs, 10)
 
     def study(self, variant: Variant, seed: int, concurrency: int = 1) -> Study:
-        space = WidthProposal(
+        space = WidthSpace(
             self.graph,
             self.cost,
             self.lat,
@@ -74,17 +74,14 @@ class Bench:
             offsets=variant.offsets,
             offset_range=variant.offset_range,
         )
-        return Study(
-            space,
-            Memory(),
-            self.cost,
-            self.lat,
+        options = StudyOptions(
             sampler=variant.sampler or "random",
             seeds=self.seeds() if variant.seeds else (),
             seed=seed,
             strata=Strata(space.low, space.high) if variant.stratify else None,
             concurrency=concurrency,
         )
+        return Study(space, Memory(), self.cost, self.lat, options)
 
     def seeds(self) -> list[Seed]:
         """The base and uniform widths, as in search.study.warm_start; no one-shot allocation."""

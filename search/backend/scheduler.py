@@ -23,7 +23,7 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.backend.searcher import AGAIN
+from search.backend.searcher import RETRY
 from search.config import SearchConfig
 from search.pareto import Reference, Strata, alike, front
 from search.storage import Row
@@ -145,7 +145,7 @@ class FrontierScheduler(FIFOScheduler):
         left.
         """
         if trial.should_recover() or 0 < deaths(trial) < trial.num_failures:
-            self.reasons.setdefault(trial.trial_id, AGAIN)
+            self.reasons.setdefault(trial.trial_id, RETRY)
         elif not self.reasons.get(trial.trial_id):
             self.reasons[trial.trial_id] = f"the trial's worker failed: {error_line(trial)}"
 

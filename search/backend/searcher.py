@@ -15,8 +15,8 @@ from search.study import Outcome, Study
 from search.trial import FATAL
 
 ALIKE = 8  # trials in a row that fail for one reason, before the search ends
-AGAINS = 2  # how often at most
-AGAIN = ""  # a reason: the worker failed, the trial is to be tried again
+RETRIES = 2  # how often at most
+RETRY = ""  # a reason: the worker failed, the trial is to be tried again
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
 
 
@@ -29,7 +29,7 @@ class FrontierSearcher(Searcher):
     written ends the search, and so does a report with FATAL; `error` then says why.
 
     `reasons`: by Tune's trial id, why a trial was stopped or its worker failed, where the scheduler
-    or the watchdog know it; AGAIN where the failure is no end yet. `exhausted`: no new feasible
+    or the watchdog know it; RETRY where the failure is no end yet. `exhausted`: no new feasible
     network was found.
     """
 
@@ -42,14 +42,14 @@ class FrontierSearcher(Searcher):
         self._failure: str | None = None  # the last trial's
         self._alike = 0  # trials in a row that ended with it
         self._trials: dict[str, str] = {}  # Tune's trial id -> ours
-        self._agains: Counter[str] = Counter()
-        self._again: deque[str] = deque()  # of ours, running for the study, for Tune no more
+        self._retries: Counter[str] = Counter()
+        self._to_retry: deque[str] = deque()  # of ours, running for the study, for Tune no more
 
     def suggest(self, trial_id: str) -> Any:
         """A flat configuration, None (wait for running trials) or FINISHED."""
         running, waiting = len(self.study.running), self.study.waiting
-        if self._again and not self.error:
-            self._trials[trial_id] = self._again.popleft()
+        if self._to_retry and not self.error:
+            self._trials[trial_id] = self._to_retry.popleft()
             return self.study.running[self._trials[trial_id]][0].to_config()
         if self.error or (self.study.finished >= self.budget and not waiting):
             return Searcher.FINISHED
@@ -73,9 +73,9 @@ class FrontierSearcher(Searcher):
         known = self.reasons.pop(trial_id, None)
         if ours not in self.study.running:
             return
-        if error and known == AGAIN and self._agains[ours] < AGAINS:
-            self._agains[ours] += 1
-            self._again.append(ours)
+        if error and known == RETRY and self._retries[ours] < RETRIES:
+            self._retries[ours] += 1
+            self._to_retry.append(ours)
             return
         if result is not None and result.get(FATAL):
             self.error = self.error or UserError(str(result.get("reason")))
@@ -87,7 +87,7 @@ class FrontierSearcher(Searcher):
             outcome = replace(outcome, reason=known or outcome.reason)
         elif outcome.status == "stopped":
             outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, known))))
-        before = self.study.again.get(ours)
+        before = self.study.retried.get(ours)
         self._count_alike(outcome, before.reason if before else None)
         try:
             self.study.tell(ours, outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pruning.graph import Cost
+from search.pareto import Strata
 from search.storage import Row, Status
 
 _NESTED = ("scalars", "params")
@@ -45,6 +46,36 @@ class Limits:
         if self.max_params is not None:
             found["max_params"] = params / self.max_params - 1
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """How a study proposes.
+
+    Args:
+        sampler: One of samplers.NAMES.
+        seeds: What it proposes first.
+        warm: Rows of another run, which teach the sampler and are neither counted nor skipped.
+        limits: What no network may exceed.
+        recipe: How trials train; a part of what tells them apart.
+        strata: Every `stratify_every`-th proposal, and each after an infeasible or known one, aims
+            at a bin with the fewest trials; a sampler that covers the range itself needs none.
+        concurrency: Trials at a time.
+        tries: Infeasible or known proposals in a row before the frontier is mutated instead.
+        retry_failed: Run trials again that failed; their rows stay until they have ended.
+    """
+
+    sampler: str = "ehvi"
+    seeds: Sequence[Seed] = ()
+    warm: Sequence[Row] = ()
+    limits: Limits = field(default_factory=Limits)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    strata: Strata | None = None
+    stratify_every: int = 4
+    concurrency: int = 1
+    tries: int = 4
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from search.pareto import Strata
 from search.storage import Ledger
 from search.study import limits as reach
 from search.study import spaces, warm_start
+from search.study.candidate import StudyOptions
 from search.study.study import Study
 
 
@@ -25,11 +26,7 @@ def make_study(
     space, low, high = spaces.make(config.search, problem, states, low, high, limits)
     names = method_names(config.search.method)
     plan = warm_start.plan(problem, states, names, low, high, limits) if config.search.seeds else []
-    return Study(
-        space,
-        Ledger(config.out),
-        cost,
-        problem.lattice,
+    options = StudyOptions(
         sampler=config.search.sampler,
         seeds=plan,
         warm=Ledger(config.search.warm_start).rows() if config.search.warm_start else (),
@@ -40,3 +37,4 @@ def make_study(
         concurrency=concurrency,
         retry_failed=config.search.retry_failed,
     )
+    return Study(space, Ledger(config.out), cost, problem.lattice, options)

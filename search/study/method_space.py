@@ -19,8 +19,8 @@ from search.study.width_space import (
     Distributions,
     Params,
     Proposal,
-    WidthProposal,
     Widths,
+    WidthSpace,
     choice,
 )
 
@@ -40,7 +40,7 @@ class Scalar(Protocol):
     def default(self) -> float: ...
 
 
-class ThresholdProposal:
+class MethodSpace:
     """Methods' own scalars and the MAC share at which each allocates the widths itself.
 
     `allocate(method, macs, scalars)` gives the widths where the driver has the method's statistics;
@@ -125,11 +125,11 @@ class ThresholdProposal:
         return params | {f"{chosen}.{n}": s.default for n, s in self.methods[chosen].items()}
 
 
-class MixedProposal:
+class MixedSpace:
     """Each trial one of the two: `kind` is chosen first, then its own parameters."""
 
-    def __init__(self, widths: WidthProposal, threshold: ThresholdProposal) -> None:
-        self.spaces: dict[str, WidthProposal | ThresholdProposal] = {
+    def __init__(self, widths: WidthSpace, threshold: MethodSpace) -> None:
+        self.spaces: dict[str, WidthSpace | MethodSpace] = {
             widths.kind: widths,
             threshold.kind: threshold,
         }
@@ -154,7 +154,7 @@ class MixedProposal:
         return self.spaces[kind].resolve(self._inner(kind, params))
 
     def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
-        kind = WidthProposal.kind
+        kind = WidthSpace.kind
         return {KIND: kind} | self._outer(kind, self.spaces[kind].encode(widths, method))
 
     def _outer(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:

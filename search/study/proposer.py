@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from search.pareto import front
 from search.storage import Row
 from search.study import samplers
+from search.study.candidate import StudyOptions
 from search.study.ehvi import CUT_BY, TRIAL_ID, WIDTHS, EHVISampler
-from search.study.width_space import Params, Space, WidthProposal, complete
+from search.study.width_space import Params, Space, WidthSpace, complete
 
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -32,22 +33,14 @@ _STATES = {
 class Proposer:
     """Maximises top-1 and minimises MACs (shares of the base) with one of Optuna's samplers."""
 
-    def __init__(
-        self,
-        space: Space,
-        sampler: str,
-        *,
-        seed: int,
-        base_macs: int,
-        concurrency: int,
-    ) -> None:
+    def __init__(self, space: Space, options: StudyOptions, base_macs: int) -> None:
         """`ehvi` models networks by their widths: other spaces than of widths are TPE's."""
-        if sampler == "ehvi" and not isinstance(space, WidthProposal):
-            sampler = "tpe"
-        self.space, self.name, self.seed = space, sampler, seed
-        self.base_macs, self.concurrency = base_macs, concurrency
+        name = options.sampler
+        self.name = "tpe" if name == "ehvi" and not isinstance(space, WidthSpace) else name
+        self.space, self.seed, self.base_macs = space, options.seed, base_macs
+        self.concurrency = options.concurrency
         self._distributions = space.distributions()
-        samplers.warn_if_slow(sampler, len(self._distributions))
+        samplers.warn_if_slow(name, len(self._distributions))
         self._history = samplers.History()
         self._scores: list[tuple[int, int, float, bool]] = []  # number, MACs, top-1, complete
         verbosity = optuna.logging.get_verbosity()
@@ -158,7 +151,7 @@ class Proposer:
     def _sampler(self, key: int, attempt: int) -> optuna.samplers.BaseSampler:
         seed = samplers.seed_of(self.seed, key, attempt)
         if self.name == "ehvi":
-            assert isinstance(self.space, WidthProposal)
+            assert isinstance(self.space, WidthSpace)
             return EHVISampler(self.space, seed)
         return samplers.create(
             self.name,

@@ -8,8 +8,8 @@ from pruning import methods
 from pruning.methods import Problem, State
 from search.config import SearchConfig, method_names
 from search.study.candidate import Limits
-from search.study.method_space import MixedProposal, ThresholdProposal
-from search.study.width_space import Space, WidthProposal, Widths
+from search.study.method_space import MethodSpace, MixedSpace
+from search.study.width_space import Space, Widths, WidthSpace
 
 
 def make(
@@ -22,7 +22,7 @@ def make(
 ) -> tuple[Space, float, float]:
     """The space and the MAC range it reaches. `low`, `high`: shares of the base model's MACs."""
     names = method_names(search.method)
-    widths = WidthProposal(
+    widths = WidthSpace(
         problem.graph,
         problem.cost,
         problem.lattice,
@@ -40,7 +40,7 @@ def make(
     def allocate(name: str, macs: int | None, scalars: Mapping[str, float]) -> Widths:
         return known[name].allocate(states[name], problem, macs, **scalars)
 
-    threshold = ThresholdProposal(
+    threshold = MethodSpace(
         problem.cost,
         problem.lattice,
         {name: method.scalars for name, method in known.items()},
@@ -51,5 +51,5 @@ def make(
         selecting=[name for name, method in known.items() if method.scalars_select],
         limits=limits,
     )
-    space = threshold if search.proposal == "threshold" else MixedProposal(widths, threshold)
+    space = threshold if search.proposal == "threshold" else MixedSpace(widths, threshold)
     return space, widths.low, widths.high

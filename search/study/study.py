@@ -7,17 +7,16 @@ architecture once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from pruning.graph import Cost, Lattice
-from search.pareto import Strata, front
+from search.pareto import front
 from search.storage import Ledger, Row, arch_hash, trial_id
 from search.study import samplers
-from search.study.candidate import Candidate, Limits, Outcome, Seed
+from search.study.candidate import Candidate, Outcome, StudyOptions
 from search.study.ehvi import TRIAL_ID, WARM
 from search.study.proposer import Proposer
 from search.study.width_space import RATIO, Params, Proposal, Space, complete, neighbour
@@ -34,49 +33,24 @@ class Study:
         ledger: Ledger,
         cost: Cost,
         lat: Lattice,
-        *,
-        sampler: str = "tpe",
-        seeds: Iterable[Seed] = (),
-        warm: Iterable[Row] = (),
-        limits: Limits | None = None,
-        recipe: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        strata: Strata | None = None,
-        stratify_every: int = 4,
-        concurrency: int = 1,
-        tries: int = 4,
-        retry_failed: bool = False,
+        options: StudyOptions | None = None,
     ) -> None:
-        """Rebuild the study from the ledger's rows.
-
-        `warm`: rows of another run, which teach the sampler and are neither counted nor skipped.
-        `strata`: every `stratify_every`-th proposal, and each after an infeasible or known one,
-        aims at a bin with the fewest trials.
-        `retry_failed`: run trials again that failed; their rows stay until they have ended.
-        `tries`: infeasible or known proposals in a row before the frontier is mutated instead.
-        """
+        """Rebuild the study from the ledger's rows."""
         self.space, self.ledger, self.cost, self.lat = space, ledger, cost, lat
-        self.limits, self.recipe = limits or Limits(), dict(recipe or {})
-        self.seed, self.tries = seed, tries
-        self.strata, self.stratify_every = strata, stratify_every
+        self.options = options = options or StudyOptions()
+        self.limits = options.limits
         self.rows: list[Row] = []
         self.running: dict[str, tuple[Candidate, int]] = {}
-        self.proposer = Proposer(
-            space,
-            sampler,
-            seed=seed,
-            base_macs=cost.base_macs,
-            concurrency=concurrency,
-        )
-        self._seeds = deque(seeds)
+        self.proposer = Proposer(space, options, cost.base_macs)
+        self._seeds = deque(options.seeds)
         self._known: set[str] = set()
-        for row in warm:
+        for row in options.warm:
             self._replay(row, WARM + row.trial_id)
         self._failed: deque[Row] = deque()
-        self.again: dict[str, Row] = {}  # trials that run again, and how they ended before
+        self.retried: dict[str, Row] = {}  # trials that run again, and how they ended before
         rows = ledger.rows(mend=True)
         for row in rows:
-            if retry_failed and row.status == "failed":
+            if options.retry_failed and row.status == "failed":
                 self._failed.append(row)
                 self._known.add(row.arch_hash)
                 continue
@@ -106,7 +80,7 @@ class Study:
         candidate, number = self.running.pop(trial)
         row = candidate.row(outcome, self.cost)
         try:
-            self.ledger.write(row, replace=trial in self.again)
+            self.ledger.write(row, replace=trial in self.retried)
         except BaseException:
             self.proposer.fail(number)
             raise
@@ -117,8 +91,8 @@ class Study:
     def abandon(self, trial: str) -> None:
         """Forget a running trial without a row; it may be proposed again."""
         candidate, number = self.running.pop(trial)
-        if trial in self.again:
-            self._failed.append(self.again[trial])
+        if trial in self.retried:
+            self._failed.append(self.retried[trial])
         else:
             self._known.discard(candidate.arch_hash)
         self.proposer.fail(number)
@@ -141,7 +115,7 @@ class Study:
         number = self.proposer.adopt(self._params(row))
         self._mark(number, row.trial_id, row)
         self.running[row.trial_id] = candidate, number
-        self.again[row.trial_id] = row
+        self.retried[row.trial_id] = row
         return candidate
 
     def _next_seed(self) -> Candidate | None:
@@ -149,29 +123,28 @@ class Study:
             seed = self._seeds.popleft()
             asked = int(self.cost.macs(np.array(seed.widths)))
             proposal = Proposal("seed", seed.method, asked, seed.widths, seed.scalars)
-            if candidate := self._start(
-                self._candidate(proposal, self._encode(proposal), seed.name)
-            ):
+            candidate = self._candidate(proposal, self._encode(proposal), seed.name)
+            if self._start(candidate):
                 return candidate
         return None
 
     def _sampled(self) -> Candidate | None:
-        for attempt in range(self.tries):
+        for attempt in range(self.options.tries):
             key = self.next_number
             # a sampler that has converged repeats itself: the next try must look elsewhere
-            stratified = attempt > 0 or key % self.stratify_every == 0
+            stratified = attempt > 0 or key % self.options.stratify_every == 0
             stratified = stratified and not self.proposer.covers
-            fixed = {RATIO: self._sparse_share()} if self.strata and stratified else None
+            fixed = {RATIO: self._sparse_share()} if self.options.strata and stratified else None
             number = self.proposer.propose(key, attempt, fixed)
             params = self.proposer.params(number)
             candidate = self._candidate(self.space.resolve(params), params, "sampler")
-            if started := self._start(candidate, number):
-                return started
+            if self._start(candidate, number):
+                return candidate
         return None
 
     def _mutated(self) -> Candidate | None:
         """A few steps away from a member of the frontier, the lonely ones more often."""
-        rng = self._rng(self.tries)
+        rng = self._rng(self.options.tries)
         parents = self._frontier() or [
             row for row in self.rows if row.widths and row.status != "infeasible"
         ]
@@ -189,34 +162,33 @@ class Study:
             scalars = parent.proposal.get("scalars", {})
             proposal = Proposal("mutation", parent.method, asked, widths, scalars)
             candidate = self._candidate(proposal, self._encode(proposal), parent.trial_id)
-            if started := self._start(candidate):
-                return started
+            if self._start(candidate):
+                return candidate
         return None
 
-    def _start(self, candidate: Candidate, number: int | None = None) -> Candidate | None:
-        """The candidate, now running; None where it is known or infeasible, and so answered.
+    def _start(self, candidate: Candidate, number: int | None = None) -> bool:
+        """Whether the candidate runs now; a known or infeasible one is answered here.
 
         number: of the Optuna trial that proposed it; None where it has none yet.
         """
         if candidate.arch_hash in self._known:
             if number is not None:
                 self.proposer.fail(number)
-            return None
+            return False
         if number is None:
             number = self.proposer.adopt(candidate.params)
-        constraints = self._constraints(candidate.widths)
         self._mark(number, candidate.trial_id, candidate)
         self.next_number += 1
         self._known.add(candidate.arch_hash)
         self.running[candidate.trial_id] = candidate, number
+        constraints = self._constraints(candidate.widths)
         violated = [f"{name} missed by {v:.1%}" for name, v in constraints.items() if v > 0]
-        if not violated:
-            return candidate
-        self.tell(candidate.trial_id, Outcome(status="infeasible", reason=", ".join(violated)))
-        return None
+        if violated:
+            self.tell(candidate.trial_id, Outcome(status="infeasible", reason=", ".join(violated)))
+        return not violated
 
     def _candidate(self, proposal: Proposal, params: Params, source: str) -> Candidate:
-        digest = arch_hash(proposal.method, proposal.widths, self.recipe, proposal.scalars)
+        digest = arch_hash(proposal.method, proposal.widths, self.options.recipe, proposal.scalars)
         return Candidate(
             trial_id=trial_id(self.next_number, digest),
             arch_hash=digest,
@@ -264,12 +236,13 @@ class Study:
         return [done[i] for i in front.front(np.array([(r.macs, r.top1_val) for r in done], float))]
 
     def _sparse_share(self) -> float:
-        assert self.strata is not None
+        strata = self.options.strata
+        assert strata is not None
         macs = [row.macs for row in self.rows if row.status == "complete"]
         # a bin in which nothing is feasible must not draw for ever
         macs += [row.macs for row in self.rows if row.status == "infeasible"] * INFEASIBLE
         macs += [candidate.asked_macs for candidate, _ in self.running.values()]
-        return self.strata.sparse_share(np.array(macs) / self.cost.base_macs, self._rng())
+        return strata.sparse_share(np.array(macs) / self.cost.base_macs, self._rng())
 
     def _rng(self, *keys: int) -> np.random.Generator:
-        return np.random.default_rng(samplers.seed_of(self.seed, self.next_number, *keys))
+        return np.random.default_rng(samplers.seed_of(self.options.seed, self.next_number, *keys))

@@ -59,7 +59,7 @@ class Space(Protocol):
         """Parameters that stand for a width vector, exactly or as closely as they can."""
 
 
-class WidthProposal:
+class WidthSpace:
     """A global MAC share and bounded offsets of the widths per group or per stage.
 
     Width of group g = snap(u · (1 + offset) · channels), with the scale u solved so that the MACs

@@ -27,7 +27,7 @@ from search.storage import files, results
 from search.storage.ledger import Ledger
 from search.study.factory import make_study
 from search.study.study import Study
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 from search.trial import base_model
 from search.trial.trial import FATAL
 from tests.search.drill import FAILS, FAULTS, TIMEOUT_S, TRIALS, expected, places, settings
@@ -98,7 +98,7 @@ def test_ctrl_c_keeps_and_shows_what_is_finished(tmp_path: Path) -> None:
 
 def make_searcher(folder: Path) -> FrontierSearcher:
     graph, cost, lat = network("digits")
-    study = Study(WidthProposal(graph, cost, lat), Ledger(folder), cost, lat)
+    study = Study(WidthSpace(graph, cost, lat), Ledger(folder), cost, lat)
     return FrontierSearcher(study, budget=5)
 
 

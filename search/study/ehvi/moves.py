@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from search.study.ehvi.surrogate import Array, Networks
-from search.study.width_space import METHOD, RATIO, WidthProposal
+from search.study.width_space import METHOD, RATIO, WidthSpace
 
 APART = 0.4  # how far stages of random networks lie from the scale, in log widths
 STEPS = (0.05, 0.1, 0.2, 0.4)  # how far mutants lie from their parents, in log widths
@@ -37,7 +37,7 @@ class Candidates:
 class Moves:
     """Draws networks of a space of widths, stage by stage, with `rng`."""
 
-    def __init__(self, space: WidthProposal, rng: np.random.Generator) -> None:
+    def __init__(self, space: WidthSpace, rng: np.random.Generator) -> None:
         self.space, self.rng = space, rng
         self.stages = list(space.members.values()) or [list(range(len(space.graph.groups)))]
 

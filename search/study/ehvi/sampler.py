@@ -22,7 +22,7 @@ from search.pareto import front
 from search.study.ehvi.improvement import Steps
 from search.study.ehvi.moves import Candidates, Moves
 from search.study.ehvi.surrogate import Array, Inputs, Networks, Surrogate
-from search.study.width_space import RATIO, WidthProposal
+from search.study.width_space import RATIO, WidthSpace
 
 FEWEST = 6  # scores, before anything is modelled
 RANDOM, MUTANTS = 64, 512  # networks from which the best is taken
@@ -35,12 +35,12 @@ WINDOW = 256  # scores that the model sees: the best half and the latest half
 
 
 class EHVISampler(BaseSampler):
-    """Optuna sampler of a WidthProposal's parameters; user attributes tell the trials' networks.
+    """Optuna sampler of a WidthSpace's parameters; user attributes tell the trials' networks.
 
     Nothing known or beyond the space's limits is proposed.
     """
 
-    def __init__(self, space: WidthProposal, seed: int = 0) -> None:
+    def __init__(self, space: WidthSpace, seed: int = 0) -> None:
         self.space = space
         self.rng = np.random.default_rng(seed)
         self.moves = Moves(space, self.rng)

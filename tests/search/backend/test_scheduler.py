@@ -15,7 +15,7 @@ from search.pareto.strata import Strata
 from search.storage.ledger import Ledger, Row
 from search.study.candidate import Outcome
 from search.study.study import Study
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 from tests.search.spaces import accuracy, network
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -109,7 +109,7 @@ def tune_trial(tmp_path: Path, number: int = 0) -> SimpleNamespace:
 
 def make_study(folder: Path) -> Study:
     graph, cost, lat = network("digits")
-    return Study(WidthProposal(graph, cost, lat), Ledger(folder), cost, lat)
+    return Study(WidthSpace(graph, cost, lat), Ledger(folder), cost, lat)
 
 
 def test_tune_s_reports_are_judged_by_the_macs_of_their_widths(tmp_path):

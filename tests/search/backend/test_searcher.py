@@ -10,15 +10,16 @@ from ray import tune
 from pruning.errors import UserError
 from search.backend.searcher import ALIKE, FrontierSearcher, outcome_of
 from search.storage.ledger import Ledger
-from search.study.candidate import Candidate, Outcome
+from search.study.candidate import Candidate, Outcome, StudyOptions
 from search.study.study import Study
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 from tests.search.spaces import network
 
 
 def make_study(run, **options) -> Study:
     graph, cost, lat = network("digits")
-    return Study(WidthProposal(graph, cost, lat), Ledger(run), cost, lat, concurrency=2, **options)
+    options = StudyOptions(concurrency=2, **options)
+    return Study(WidthSpace(graph, cost, lat), Ledger(run), cost, lat, options)
 
 
 def trainable(config: dict) -> None:

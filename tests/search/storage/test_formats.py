@@ -11,7 +11,7 @@ import pytest
 from search.cli import main
 from search.storage.ledger import Ledger
 from search.study.study import Study
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 from tests.search.runs import COST, GRAPH, LATTICE, make_rows, make_run
 
 READERS = [
@@ -81,7 +81,7 @@ def test_finding_7_2_a_search_keeps_rows_with_more_columns(run: Path) -> None:
     for file in (run / "trials").glob("*.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"energy_j": 3.5}))
     before = content(run / "trials")
-    study = Study(WidthProposal(GRAPH, COST, LATTICE), Ledger(run), COST, LATTICE)
+    study = Study(WidthSpace(GRAPH, COST, LATTICE), Ledger(run), COST, LATTICE)
     assert study.finished == 5
     assert content(run / "trials") == before
 

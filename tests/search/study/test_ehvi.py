@@ -11,11 +11,11 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from search.pareto import front
 from search.pareto.front import Reference
 from search.storage.ledger import Ledger
-from search.study.candidate import Limits, Outcome, Seed
+from search.study.candidate import Limits, Outcome, Seed, StudyOptions
 from search.study.ehvi import Inputs, Networks, Surrogate, gaussian_process, sampler
 from search.study.ehvi.improvement import Steps
 from search.study.study import Study
-from search.study.width_space import WidthProposal
+from search.study.width_space import WidthSpace
 from tests.search.spaces import accuracy, network
 
 RNG = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_gains_are_the_hypervolume_that_draws_add():
 
 def test_smoothed_accuracies_are_nearer_to_the_truth_than_measured_ones():
     graph, cost, lat = network("resnet20")
-    space = WidthProposal(graph, cost, lat, offsets="stage")
+    space = WidthSpace(graph, cost, lat, offsets="stage")
     share = RNG.uniform(0.2, 1, (60, 1)) * RNG.uniform(0.7, 1.3, (60, len(graph.groups)))
     W = lat.snap(graph.widths * share)
     truth = np.array([accuracy(graph, w) for w in W])
@@ -93,11 +93,12 @@ def test_smoothed_accuracies_are_nearer_to_the_truth_than_measured_ones():
 
 def study_of(tmp_path, name: str = "resnet20", limits: Limits | None = None, **space) -> Study:
     graph, cost, lat = network(name)
-    widths = WidthProposal(graph, cost, lat, limits=limits, **space)
+    widths = WidthSpace(graph, cost, lat, limits=limits, **space)
     uniform = [lat.snap(graph.widths * share) for share in np.linspace(0.15, 1, 8)]
     seeds = [Seed(f"uniform {i}", "uniform", tuple(w.tolist())) for i, w in enumerate(uniform)]
     ledger = Ledger(tmp_path)
-    return Study(widths, ledger, cost, lat, sampler="ehvi", seeds=seeds, limits=limits)
+    options = StudyOptions(sampler="ehvi", seeds=seeds, limits=limits or Limits())
+    return Study(widths, ledger, cost, lat, options)
 
 
 def run(study: Study, trials: int, score=accuracy) -> None:

@@ -14,7 +14,7 @@ from search.pareto.strata import Strata
 from search.storage.ledger import Ledger
 from search.study import limits as limiting
 from search.study import spaces, warm_start
-from search.study.candidate import Outcome
+from search.study.candidate import Outcome, StudyOptions
 from search.study.study import Study
 from tests.search.spaces import accuracy, network
 
@@ -27,9 +27,8 @@ def make(tmp_path: Path, **settings: Any) -> Study:
     low, high = limiting.shares(limits, problem)
     space, low, high = spaces.make(search, problem, {"uniform": {}}, low, high, limits)
     plan = warm_start.plan(problem, {}, ["uniform"], low, high, limits) if search.seeds else []
-    return Study(
-        space, Ledger(tmp_path), cost, lat, seeds=plan, limits=limits, strata=Strata(low, high)
-    )
+    options = StudyOptions(seeds=plan, limits=limits, strata=Strata(low, high))
+    return Study(space, Ledger(tmp_path), cost, lat, options)
 
 
 @pytest.mark.parametrize("proposal", ["widths", "threshold"])

@@ -12,11 +12,11 @@ from pruning.graph.widths import fit, uniform
 from search.pareto import front
 from search.pareto.strata import Strata, alike
 from search.storage.ledger import Ledger, arch_hash
-from search.study.candidate import Candidate, Limits, Outcome, Seed
-from search.study.method_space import MixedProposal, ThresholdProposal
+from search.study.candidate import Candidate, Limits, Outcome, Seed, StudyOptions
+from search.study.method_space import MethodSpace, MixedSpace
 from search.study.samplers import NAMES, WINDOW
 from search.study.study import Study
-from search.study.width_space import RATIO, WidthProposal
+from search.study.width_space import RATIO, WidthSpace
 from tests.search.spaces import Scalar, accuracy, network
 
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "infeasible": "PRUNED", "failed": "FAIL"}
@@ -33,8 +33,9 @@ def seeds(name: str, count: int = 4) -> list[Seed]:
 
 def make_study(tmp_path, name: str = "digits", space=None, **options) -> Study:
     graph, cost, lat = network(name)
-    space = space or WidthProposal(graph, cost, lat)
-    return Study(space, Ledger(tmp_path), cost, lat, recipe={"epochs": 1}, **options)
+    space = space or WidthSpace(graph, cost, lat)
+    options = StudyOptions(recipe={"epochs": 1}, **options)
+    return Study(space, Ledger(tmp_path), cost, lat, options)
 
 
 def outcome(study: Study, candidate: Candidate, number: int = 0) -> Outcome:
@@ -101,7 +102,7 @@ def test_every_trial_ends_and_a_rebuilt_study_equals_the_live_one(tmp_path, samp
 def test_no_architecture_runs_twice_even_in_a_space_with_few(tmp_path):
     """The lattice has 2 free groups here: the study must leave it exhausted, not repeat itself."""
     graph, cost, lat = network("digits")
-    space = WidthProposal(graph, cost, lat, offsets="none", low=0.5)
+    space = WidthSpace(graph, cost, lat, offsets="none", low=0.5)
     study = make_study(tmp_path, space=space, sampler="tpe", seeds=seeds("digits") * 2)
     ran = []
     for _ in range(80):
@@ -193,7 +194,7 @@ def test_failed_trials_run_again_where_that_is_asked_for(tmp_path, offsets):
     before = {row.trial_id: row for row in study.rows}
     failed = [row for row in study.rows if row.status == "failed"]
     graph, cost, lat = network("digits")
-    options = {"space": WidthProposal(graph, cost, lat, offsets=offsets), "retry_failed": True}
+    options = {"space": WidthSpace(graph, cost, lat, offsets=offsets), "retry_failed": True}
 
     retrying = make_study(tmp_path, seeds=seeds("digits"), **options)
     assert retrying.finished == 20 - len(failed) and len(failed) == 4
@@ -249,7 +250,7 @@ def _as_seed(study: Study) -> Seed:
 def test_a_changed_space_still_learns_from_the_rows(tmp_path):
     graph, cost, lat = network("digits")
     run(make_study(tmp_path), 20)
-    narrow = WidthProposal(graph, cost, lat, offset_range=0.2)
+    narrow = WidthSpace(graph, cost, lat, offset_range=0.2)
     study = make_study(tmp_path, space=narrow)
     for row in study.rows:
         trial = study.trial_of(row)
@@ -261,7 +262,7 @@ def test_a_changed_space_still_learns_from_the_rows(tmp_path):
 
 def test_stratified_proposals_fill_the_bins(tmp_path):
     graph, cost, lat = network("digits")
-    space = WidthProposal(graph, cost, lat)
+    space = WidthSpace(graph, cost, lat)
     strata = Strata(space.low, space.high)
     study = make_study(tmp_path, space=space, strata=strata, stratify_every=1)
     for _ in range(20):
@@ -275,7 +276,7 @@ def test_stratified_proposals_fill_the_bins(tmp_path):
 def test_a_bin_where_nothing_is_feasible_does_not_draw_for_ever(tmp_path):
     """As under a limit on latency, which only running a network can tell."""
     graph, cost, lat = network("digits")
-    space = WidthProposal(graph, cost, lat)
+    space = WidthSpace(graph, cost, lat)
     strata = Strata(space.low, space.high)
     study = make_study(tmp_path, space=space, strata=strata)
     for _ in range(60):
@@ -287,7 +288,7 @@ def test_a_bin_where_nothing_is_feasible_does_not_draw_for_ever(tmp_path):
             candidate.trial_id,
             Outcome(status=status, widths=candidate.widths, top1_val=top1, wall_s=1.0),
         )
-    aimed = [row for row in study.rows if row.number % study.stratify_every == 0]
+    aimed = [row for row in study.rows if row.number % study.options.stratify_every == 0]
     hopeless = int((strata.edges[1:] > 0.45).sum())
     assert sum(row.status == "infeasible" for row in aimed) <= hopeless + 1 < len(aimed) / 2
 
@@ -306,9 +307,9 @@ def test_strata_count_by_hand():
 def test_mixed_proposals_run_end_to_end(tmp_path):
     graph, cost, lat = network("digits")
     scalars = {"peel": {"rho": Scalar(0.5, 1.0)}, "cpmc": {"a": Scalar(0.1, 10.0, log=True)}}
-    space = MixedProposal(
-        WidthProposal(graph, cost, lat, methods=["uniform", "cpmc"]),
-        ThresholdProposal(cost, lat, scalars),
+    space = MixedSpace(
+        WidthSpace(graph, cost, lat, methods=["uniform", "cpmc"]),
+        MethodSpace(cost, lat, scalars),
     )
     study = make_study(tmp_path, space=space)
     run(study, 40)
@@ -318,7 +319,7 @@ def test_mixed_proposals_run_end_to_end(tmp_path):
 
 
 def test_tpe_sees_a_window_with_the_frontier_in_it(tmp_path):
-    study = make_study(tmp_path)
+    study = make_study(tmp_path, sampler="tpe")
     run(study, WINDOW + 40)
     numbers, since = study.proposer._window()
     assert len(numbers) <= WINDOW and since == len(study.proposer.study.trials)
@@ -346,7 +347,7 @@ def test_unknown_sampler_and_slow_gp_say_so(tmp_path, caplog):
         make_study(tmp_path, sampler="cma")
     graph, cost, lat = network("resnet56")
     make_study(
-        tmp_path, "resnet56", sampler="gp", space=WidthProposal(graph, cost, lat, offsets="group")
+        tmp_path, "resnet56", sampler="gp", space=WidthSpace(graph, cost, lat, offsets="group")
     )
     assert "31 parameters" in caplog.text
 

@@ -6,8 +6,8 @@ import pytest
 from optuna.trial import create_trial
 
 from pruning.errors import UserError
-from search.study.method_space import MixedProposal, ThresholdProposal
-from search.study.width_space import RATIO, WidthProposal, complete, neighbour
+from search.study.method_space import MethodSpace, MixedSpace
+from search.study.width_space import RATIO, WidthSpace, complete, neighbour
 from tests.search.spaces import Scalar, network
 
 SCALARS = {"cpmc": {"a": Scalar(0.0, 2.0), "b": Scalar(0.0, 2.0)}, "peel": {"a": Scalar(0.5, 1.0)}}
@@ -30,7 +30,7 @@ def _quiet():
 @pytest.mark.parametrize("name", ["digits", "resnet20", "resnet56", "mobilenet_v2", "densenet40"])
 def test_the_default_covers_the_mac_range_evenly(name):
     graph, cost, lat = network(name)
-    space = WidthProposal(graph, cost, lat)
+    space = WidthSpace(graph, cost, lat)
     shares = []
     for seed in range(300):
         params = draw(space, seed)
@@ -47,7 +47,7 @@ def test_the_default_covers_the_mac_range_evenly(name):
 @pytest.mark.parametrize("seed", range(10))
 def test_resolved_widths_are_on_the_lattice_and_use_up_the_macs(offsets, seed):
     graph, cost, lat = network("resnet20")
-    space = WidthProposal(graph, cost, lat, offsets=offsets)
+    space = WidthSpace(graph, cost, lat, offsets=offsets)
     params = draw(space, seed)
     proposal = space.resolve(params)
     widths = np.array(proposal.widths)
@@ -60,7 +60,7 @@ def test_resolved_widths_are_on_the_lattice_and_use_up_the_macs(offsets, seed):
 
 def test_offsets_multiply_the_shares_of_their_groups():
     graph, cost, lat = network("vgg16_bn")
-    space = WidthProposal(graph, cost, lat, offsets="stage")
+    space = WidthSpace(graph, cost, lat, offsets="stage")
     plain = dict.fromkeys(space.distributions(), 0.0) | {RATIO: 0.2}
     name, members = next(iter(space.members.items()))
     low, high = (
@@ -73,7 +73,7 @@ def test_offsets_multiply_the_shares_of_their_groups():
 
 def test_stages_keep_streams_apart_and_every_group_has_one():
     graph, cost, lat = network("resnet56")
-    space = WidthProposal(graph, cost, lat)
+    space = WidthSpace(graph, cost, lat)
     assert sorted(i for m in space.members.values() for i in m) == list(range(len(graph.groups)))
     sizes = sorted(len(members) for members in space.members.values())
     assert sizes == [1, 1, 1, 9, 9, 9]
@@ -83,7 +83,7 @@ def test_stages_keep_streams_apart_and_every_group_has_one():
 
 def test_few_groups_have_offsets_of_their_own():
     graph, cost, lat = network("resnet20")
-    space = WidthProposal(graph, cost, lat)
+    space = WidthSpace(graph, cost, lat)
     assert list(space.distributions()) == [RATIO, *(f"o.{g.name}" for g in graph.groups)]
     assert not any("/" in name for name in space.distributions())
 
@@ -92,7 +92,7 @@ def test_few_groups_have_offsets_of_their_own():
 def test_encoded_widths_decode_to_themselves(name, offsets):
     """Exact for every vector whose shares lie within the offsets' reach of a common scale."""
     graph, cost, lat = network(name)
-    space = WidthProposal(graph, cost, lat, offsets=offsets)
+    space = WidthSpace(graph, cost, lat, offsets=offsets)
     rng = np.random.default_rng(0)
     tried = 0
     for _ in range(400):
@@ -111,7 +111,7 @@ def test_encoded_widths_decode_to_themselves(name, offsets):
 @pytest.mark.parametrize("offsets", ["none", "group"])
 def test_uniform_widths_encode_without_offsets(offsets):
     graph, cost, lat = network("vgg16_bn")
-    space = WidthProposal(graph, cost, lat, offsets=offsets)
+    space = WidthSpace(graph, cost, lat, offsets=offsets)
     for ratio in (0.25, 0.5, 0.75, 1.0):
         widths = lat.snap(graph.widths * ratio)
         assert space.resolve(space.encode(widths)).widths == tuple(widths)
@@ -119,7 +119,7 @@ def test_uniform_widths_encode_without_offsets(offsets):
 
 def test_what_cannot_be_represented_is_encoded_close_by():
     graph, cost, lat = network("resnet56")
-    space = WidthProposal(graph, cost, lat, offsets="stage")
+    space = WidthSpace(graph, cost, lat, offsets="stage")
     rng = np.random.default_rng(3)
     for _ in range(50):
         widths = lat.snap(graph.widths * rng.uniform(0.2, 1, len(graph.groups)))
@@ -133,7 +133,7 @@ def test_what_cannot_be_represented_is_encoded_close_by():
 
 def test_parameters_from_elsewhere_are_not_complete():
     graph, cost, lat = network("digits")
-    space = WidthProposal(graph, cost, lat)
+    space = WidthSpace(graph, cost, lat)
     params = draw(space, 0)
     assert complete(space, params)
     assert complete(space, params | {RATIO: 1.5}) is None
@@ -145,14 +145,14 @@ def test_parameters_from_elsewhere_are_not_complete():
 def test_limits_that_no_width_meets_are_refused():
     graph, cost, lat = network("digits")
     with pytest.raises(UserError, match="reachable"):
-        WidthProposal(graph, cost, lat, low=0.0, high=1e-6)
+        WidthSpace(graph, cost, lat, low=0.0, high=1e-6)
     with pytest.raises(UserError, match="offset_range"):
-        WidthProposal(graph, cost, lat, offset_range=1.5)
+        WidthSpace(graph, cost, lat, offset_range=1.5)
 
 
 def test_threshold_asks_only_for_the_scalars_of_its_method():
     graph, cost, lat = network("digits")
-    space = ThresholdProposal(
+    space = MethodSpace(
         cost,
         lat,
         SCALARS,
@@ -181,7 +181,7 @@ def test_scalars_that_select_nothing_are_no_part_of_a_network():
     def allocate(method, macs, scalars):
         return lat.snap(graph.widths * 0.5)
 
-    space = ThresholdProposal(cost, lat, SCALARS, allocate=allocate, selecting=["cpmc"])
+    space = MethodSpace(cost, lat, SCALARS, allocate=allocate, selecting=["cpmc"])
     found = [space.resolve(draw(space, seed)) for seed in range(20)]
     assert {p.method: bool(p.scalars) for p in found} == {"cpmc": True, "peel": False}
     assert len({(p.widths, tuple(p.scalars.items())) for p in found if p.method == "peel"}) == 1
@@ -189,8 +189,8 @@ def test_scalars_that_select_nothing_are_no_part_of_a_network():
 
 def test_mixed_draws_both_kinds_and_round_trips():
     graph, cost, lat = network("digits")
-    widths = WidthProposal(graph, cost, lat, methods=["uniform", "cpmc"])
-    space = MixedProposal(widths, ThresholdProposal(cost, lat, SCALARS))
+    widths = WidthSpace(graph, cost, lat, methods=["uniform", "cpmc"])
+    space = MixedSpace(widths, MethodSpace(cost, lat, SCALARS))
     kinds = set()
     for seed in range(20):
         params = draw(space, seed)
