@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from search.storage import checks
 from search.storage import files as storage
 
 logger = logging.getLogger(__name__)
@@ -53,50 +53,19 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
 
 
-def _count(value: Any, most: int = 2**63) -> bool:
-    return type(value) is int and 0 <= value < most
-
-
-def _width(value: Any) -> bool:
-    return _count(value, 2**31)
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _text(value: Any) -> bool:
-    """Text that a file can hold: JSON can also spell halves of characters."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _proposal(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    choices = [value.get("params", {}), value.get("scalars", {})]
-    return all(_text(value.get(key, "")) for key in ("kind", "source")) and all(
-        isinstance(chosen, dict) and all(_number(v) or _text(v) for v in chosen.values())
-        for chosen in choices
-    )
-
-
 def _status(value: Any) -> bool:
     return isinstance(value, str) and value in STATUSES
 
 
 # what a column of each type may hold in a file
 _FITS: Mapping[str, Callable[[Any], bool]] = {
-    "str": _text,
-    "int": _count,
-    "float": _number,
-    "float | None": lambda value: value is None or _number(value),
-    "tuple[int, ...]": _list_of(_width),
-    "tuple[float, ...]": _list_of(_number),
-    "Mapping[str, Any]": _proposal,
+    "str": checks.text,
+    "int": checks.count,
+    "float": checks.number,
+    "float | None": checks.optional(checks.number),
+    "tuple[int, ...]": checks.list_of(checks.width),
+    "tuple[float, ...]": checks.list_of(checks.number),
+    "Mapping[str, Any]": checks.proposal,
     "Status": _status,
 }
 

@@ -14,7 +14,7 @@ from pruning.errors import UserError
 from search.config import Config
 from search.config import loader as configuration
 from search.pareto import Reference, reference_point
-from search.storage import files, results
+from search.storage import checks, files, results
 
 PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")
 # what a later session may change: it does not touch what finished trials mean
@@ -65,6 +65,10 @@ def check_free(run: files.Location) -> None:
 
 def check(record: Mapping[str, Any], config: Config) -> None:
     """UserError naming the keys in which `config` differs from the run that is there."""
+    if lacking := [key for key in checks.RECORD if key not in record]:
+        raise UserError(
+            f"{config.out}/run.json lacks {lacking[0]}; copy the run again, or choose another --out"
+        )
     before = configuration.from_dict(record["config"])
     changed = [
         key

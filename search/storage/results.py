@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import UserError
+from search.storage import checks
 from search.storage import files as storage
 from search.storage.ledger import Ledger, Row
 
@@ -92,6 +93,11 @@ def find_record(run: storage.Location) -> dict[str, Any] | None:
             f"{file} has format {found.get('format')!r:.20}, this slimfront reads {FORMAT}; use "
             "the slimfront that wrote it, a newer one perhaps, or name another folder"
         )
+    if wrong := checks.record_faults(found):
+        raise UserError(
+            f"{file} is damaged: {wrong[0]} is missing or no such value; copy the run again, or "
+            "name another folder"
+        )
     return found
 
 
@@ -135,16 +141,23 @@ def so_far(rows: Sequence[Row]) -> list[Point]:
     ]
 
 
-def read_table(location: storage.Location) -> Any:
-    """pyarrow.Table of a parquet file of the run; UserError if it is damaged."""
+def read_table(
+    location: storage.Location, columns: Mapping[str, checks.Check] = checks.FRONTIER
+) -> Any:
+    """pyarrow.Table of a parquet file of the run; UserError if it is damaged or lacks `columns`."""
     import pyarrow as pa
 
     try:
-        return storage.read_parquet(location)
-    except (OSError, pa.ArrowInvalid):
+        table = storage.read_parquet(location)
+        wrong = checks.table_faults(table, columns)
+    except (OSError, ValueError, pa.ArrowException):
+        wrong = ["all of it"]
+    if wrong:
         raise UserError(
-            f"{location} is damaged; delete it and repeat the search's command to write it again"
-        ) from None
+            f"{location} is damaged ({wrong[0]}); delete it and repeat the search's command to "
+            "write it again"
+        )
+    return table
 
 
 def read_base_latency(place: str) -> dict[str, Any]:
@@ -153,8 +166,11 @@ def read_base_latency(place: str) -> dict[str, Any]:
     if not storage.exists(table):
         return {}
     metadata = read_table(table).schema.metadata or {}
-    found: dict[str, Any] = json.loads(metadata.get(BASE_LATENCY, b"{}"))
-    return found
+    try:
+        found = json.loads(metadata.get(BASE_LATENCY, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def base_checkpoint(place: str | os.PathLike[str]) -> str:
@@ -181,7 +197,9 @@ def accuracy(point: Mapping[str, Any]) -> float | None:
 
 def _comparison(place: str) -> list[Point]:
     table = storage.open_uri(place) / "comparison.parquet"
-    return list(read_table(table).to_pylist()) if storage.exists(table) else []
+    if not storage.exists(table):
+        return []
+    return list(read_table(table, checks.COMPARISON).to_pylist())
 
 
 def _base_widths(place: str, record: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, int]:

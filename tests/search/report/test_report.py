@@ -301,8 +301,8 @@ def test_runs_that_did_not_get_far(browser: Any, tmp_path: Path, case: str) -> N
     }[case]
     status = "complete" if case == "one" else "interrupted"
     make_run(tmp_path, rows, status=status)
-    if case == "bare":  # an old or foreign record, and no base model
-        (tmp_path / "run.json").write_text('{"status": "failed"}')
+    if case == "bare":  # a record of little, and no base model
+        (tmp_path / "run.json").write_text('{"format": 1, "config": {}, "status": "failed"}')
         (tmp_path / "base.safetensors").unlink()
     page = opened(browser, Path(report.write(str(tmp_path))))
     text = page.locator("body").inner_text()

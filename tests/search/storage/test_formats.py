@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from search.cli import main
@@ -23,6 +28,7 @@ READERS = [
     ["search", "digits", "--out", "RUN"],
     ["search", "digits", "--search.warm_start", "RUN", "--out", "NEW"],
 ]
+CASES = 80
 IDS = ["frontier", "report", "csv", "latency", "compare", "search", "warm start"]
 
 
@@ -105,3 +111,77 @@ def test_finding_7_7_a_damaged_record_is_one_line_everywhere(
     assert call(argv, run) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+WRONG: list[Any] = [None, -1, 1e308, 2**80, "x", "", [], {}, [[1]], {"a": []}, True, "\ud800"]
+
+
+def _paths(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in nested JSON."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    found = []
+    for key, value in items:
+        found.append((*path, key))
+        if isinstance(value, dict | list):
+            found += _paths(value, (*path, key))
+    return found
+
+
+def _damage(text: str, rng: random.Random) -> str:
+    """JSON with one thing retyped, removed or made huge."""
+    tree = json.loads(text)
+    *way, last = rng.choice(_paths(tree))
+    place = tree
+    for key in way:
+        place = place[key]
+    if rng.random() < 0.3:
+        del place[last]
+    else:
+        place[last] = rng.choice(WRONG)
+    return json.dumps(tree)
+
+
+def _damage_table(file: Path, rng: random.Random) -> None:
+    table = pq.read_table(file)
+    i = rng.randrange(table.num_columns)
+    name = table.column_names[i]
+    if rng.random() < 0.3:
+        table = table.drop_columns([name])
+    else:
+        value = rng.choice([None, -1, 2**62, float("nan"), "x", [], [1.5], True, b"\xff"])
+        table = table.set_column(i, name, pa.array([value] * len(table)))
+    pq.write_table(table, file)
+
+
+def test_finding_7_7_damage_of_any_kind_is_one_line_or_none(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seeded damage to record, rows and tables: exit 0 or 2, no traceback, nothing renamed."""
+    rng = random.Random(7)
+    commands = [
+        ["frontier", "RUN"],
+        ["frontier", "RUN", "--knee", "--json"],
+        ["report", "RUN"],
+        ["export", "RUN", "--format", "csv"],
+        ["export", "RUN", "--format", "parquet"],
+    ]
+    for case in range(CASES):
+        folder = tmp_path / "case"
+        shutil.copytree(run, folder)
+        target = rng.choice(["run.json", "row", "frontier.parquet"])
+        if target == "frontier.parquet":
+            _damage_table(folder / target, rng)
+        else:
+            rows = sorted((folder / "trials").glob("*.json"))
+            file = folder / target if target == "run.json" else rng.choice(rows)
+            file.write_text(_damage(file.read_text(), rng))
+        names = set(os.listdir(folder / "trials"))
+        argv = rng.choice(commands)
+        code = call(argv, folder)
+        captured = capsys.readouterr()
+        what = f"case {case}: {target} {argv}: {captured.err}"
+        assert code in (0, 2), what
+        assert "Traceback" not in captured.err, what
+        assert code == 0 or captured.err.splitlines()[-1].startswith("slimfront: "), what
+        assert set(os.listdir(folder / "trials")) == names, what
+        shutil.rmtree(folder)

@@ -1,0 +1,139 @@
+"""Whether what a run folder holds is what a search writes: types and ranges, before it is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+Check = Callable[[Any], bool]
+
+
+def count(value: Any, most: int = 2**63) -> bool:
+    """A whole number from 0 that fits a column."""
+    return type(value) is int and 0 <= value < most
+
+
+def width(value: Any) -> bool:
+    return count(value, 2**31)
+
+
+def number(value: Any) -> bool:
+    """A finite number that fits a column."""
+    if type(value) is int:
+        return abs(value) < 2**63
+    return type(value) is float and math.isfinite(value)
+
+
+def text(value: Any) -> bool:
+    """Text that a file can hold: JSON can also spell halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def list_of(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def proposal(value: Any) -> bool:
+    """The ledger's column: text, and what a sampler chose as plain numbers and names."""
+    if not isinstance(value, dict):
+        return False
+    choices = [value.get("params", {}), value.get("scalars", {})]
+    return all(text(value.get(key, "")) for key in ("kind", "source")) and all(
+        isinstance(chosen, dict) and all(number(v) or text(v) for v in chosen.values())
+        for chosen in choices
+    )
+
+
+def _mapping_of(checks: Mapping[str, Check]) -> Check:
+    return lambda value: isinstance(value, dict) and not faults(value, checks)
+
+
+def faults(found: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
+    """Keys of `checks` that are missing in `found` or hold something else."""
+    return [key for key, check in checks.items() if key not in found or not check(found[key])]
+
+
+def _positive(value: Any) -> bool:
+    return count(value) and value > 0
+
+
+def _plain(value: Any) -> bool:
+    """What JSON can hold and every reader can show, not nested without end."""
+    if isinstance(value, dict):
+        return all(text(key) and _plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool) or number(value) or text(value)
+
+
+def _config(value: Any) -> bool:
+    """Sections are mappings, and the names of model and data text."""
+    sections = ("model", "data", "base", "finetune", "search", "resources")
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(section, {}), dict) for section in sections)
+        and all(text(value.get(section, {}).get("name", "")) for section in ("model", "data"))
+    )
+
+
+RECORD: Mapping[str, Check] = {
+    "status": text,
+    "seed": count,
+    "base_macs": _positive,
+    "base_params": _positive,
+    "base_top1_val": number,
+    "base_top1_test": number,
+    "base": _mapping_of({"groups": list_of(text)}),
+    "reference_point": _mapping_of({"macs": _positive, "accuracy": number}),
+    "config": _config,
+    "versions": _mapping_of({}),
+}
+"""What the run.json of every run that has begun holds; more may be there."""
+
+FRONTIER: Mapping[str, Check] = {
+    "rank": lambda value: count(value, 10**6),
+    "trial_id": text,
+    "method": text,
+    "widths": list_of(width),
+    "macs": count,
+    "params": count,
+}
+COMPARISON: Mapping[str, Check] = {
+    "method": text,
+    "macs": count,
+    "params": count,
+    "top1_test_mean": number,
+    "top1_test_std": optional(number),
+    "verdict": optional(text),
+}
+_NUMBERS = ("top1_", "latency_ms_", "latency_iqr_ms_", "macs_")
+
+
+def record_faults(found: Mapping[str, Any]) -> list[str]:
+    """Keys of a run.json whose values are none that a search writes."""
+    wrong = faults(found, {key: check for key, check in RECORD.items() if key in found})
+    return wrong or [key for key, value in found.items() if not _plain(value)]
+
+
+def table_faults(table: pa.Table, checks: Mapping[str, Check]) -> list[str]:
+    """Columns of a run's table that are missing or hold something else."""
+    if missing := [name for name in checks if name not in table.column_names]:
+        return missing
+    rows = table.to_pylist()
+    numbers = [name for name in table.column_names if name.startswith(_NUMBERS)]
+    every = dict.fromkeys(numbers, optional(number)) | dict(checks)
+    return list(_first_faults(rows, every))
+
+
+def _first_faults(rows: Iterable[Mapping[str, Any]], checks: Mapping[str, Check]) -> Iterable[str]:
+    for row in rows:
+        if wrong := faults(row, checks):
+            return wrong
+    return []
