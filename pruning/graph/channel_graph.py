@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -37,7 +37,8 @@ class Group:
 class Layer:
     """One convolution or linear layer, as it was called.
 
-    `kernel` is the product of the kernel's sides, `positions` the outputs per image and channel.
+    `kernel` is the product of the kernel's sides, `positions` the outputs per image and channel
+    (of a transposed convolution the inputs).
     """
 
     name: str
@@ -48,8 +49,32 @@ class Layer:
     kernel: int
     positions: int
 
+    @property
+    def written(self) -> int:
+        """The weight's axis of output channels; a transposed convolution's is 1."""
+        return int(self.kind == "conv_transpose")
+
+    @property
+    def read(self) -> int:
+        """The weight's axis of input channels (of one block, in a grouped convolution)."""
+        return 1 - self.written
+
 
 @dataclass(frozen=True)
+class Product:
+    """MACs of what is no layer: products of activations, computed weights, attention.
+
+    macs: of the whole network, for one image; sides: int64 [positions], the flat units along up to
+    two axes, each of which shortens it when cut.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    sides: tuple[np.ndarray, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelGraph:
     """Coupled channel groups of one network; made once by `pruning.trace`, shared by all trials.
 
@@ -65,6 +90,14 @@ class ChannelGraph:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     parameters: frozenset[str] = field(repr=False)
     fixed: Mapping[str, str] = field(default_factory=dict)
+    products: tuple[Product, ...] = ()
+    uncounted: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChannelGraph) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
 
     @cached_property
     def widths(self) -> np.ndarray:
@@ -103,8 +136,13 @@ class ChannelGraph:
             raise ValueError(f"keep lists {len(keep)} groups, the graph has {len(self.groups)}")
         kept = np.zeros(self.units + 1, dtype=bool)
         for group, start, units in zip(self.groups, self.offsets, keep, strict=False):
-            if len(units) == 0 or units[0] < 0 or units[-1] >= group.units:
-                raise ValueError(f"group {group.name}: keep 1 to {group.units} of its units")
+            units = np.asarray(units)
+            good = len(units) and units[0] >= 0 and units[-1] < group.units
+            if not good or (np.diff(units) <= 0).any():
+                raise ValueError(
+                    f"group {group.name}: keep 1 to {group.units} of its units, numbers from 0 on, "
+                    "rising"
+                )
             kept[start + units] = True
         kept[-1] = True
         return kept
@@ -116,17 +154,17 @@ class ChannelGraph:
     @cached_property
     def producers(self) -> tuple[tuple[int, ...], ...]:
         """Per group the indices of the layers that write it."""
-        return self._touching(axis=0)
+        return self._touching(lambda layer: layer.written)
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """Per group the indices of the layers that read it; a depthwise layer only writes."""
-        return self._touching(axis=1)
+        return self._touching(lambda layer: layer.read)
 
-    def _touching(self, axis: int) -> tuple[tuple[int, ...], ...]:
+    def _touching(self, axis: Callable[[Layer], int]) -> tuple[tuple[int, ...], ...]:
         found: list[list[int]] = [[] for _ in self.groups]
         for i, layer in enumerate(self.layers):
-            units = self.axes[layer.weight, axis]
+            units = self.axes[layer.weight, axis(layer)]
             groups = np.searchsorted(self.offsets, np.unique(units[units < self.units]), "right")
             for group in np.unique(groups - 1):
                 found[group].append(i)
@@ -134,18 +172,23 @@ class ChannelGraph:
 
     def to_json(self) -> str:
         """Plain JSON; index maps as runs of [first unit, length, repeat]."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "input_shape": list(self.input_shape),
-                "groups": [[g.name, g.channels, g.granularity] for g in self.groups],
-                "layers": [list(vars(layer).values()) for layer in self.layers],
-                "axes": [[t, a, _runs(units)] for (t, a), units in self.axes.items()],
-                "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-                "parameters": sorted(self.parameters),
-                "fixed": dict(self.fixed),
-            }
-        )
+        data = {
+            "format": FORMAT,
+            "input_shape": list(self.input_shape),
+            "groups": [[g.name, g.channels, g.granularity] for g in self.groups],
+            "layers": [list(vars(layer).values()) for layer in self.layers],
+            "axes": [[t, a, _runs(units)] for (t, a), units in self.axes.items()],
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "parameters": sorted(self.parameters),
+            "fixed": dict(self.fixed),
+        }
+        if self.products:  # absent where there are none, so that older digests hold
+            data["products"] = [
+                [p.name, p.kind, p.macs, [_runs(side) for side in p.sides]] for p in self.products
+            ]
+        if self.uncounted:
+            data["uncounted"] = list(self.uncounted)
+        return json.dumps(data)
 
     @classmethod
     def from_json(cls, text: str) -> ChannelGraph:
@@ -160,6 +203,11 @@ class ChannelGraph:
             shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
             parameters=frozenset(data["parameters"]),
             fixed=data["fixed"],
+            products=tuple(
+                Product(name, kind, macs, tuple(_from_runs(side) for side in sides))
+                for name, kind, macs, sides in data.get("products", [])
+            ),
+            uncounted=tuple(data.get("uncounted", [])),
         )
 
     def digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ CHUNK = 512  # rows at a time: keeps the temporaries in the cache
 
 
 class Cost:
-    """MACs of convolution and linear layers for one image, and parameters, of width vectors.
+    """MACs of layers and products for one image, and parameters, of width vectors.
 
     The channels that a layer reads and writes are affine in the widths, so every sum of their
     products is one quadratic form W Q Wᵀ + q·W + c. In float64 it is exact below 2^53.
@@ -44,7 +45,7 @@ class Cost:
 
 
 Affine = tuple[np.ndarray, int]  # channels along one axis: (coefficients [groups], constant)
-Term = tuple[int, Affine, Affine]  # factor × rows × columns
+Term = tuple[float, Affine, Affine]  # factor × rows × columns
 
 
 class _Quadratic:
@@ -73,6 +74,11 @@ class _Quadratic:
 
 
 def _mac_terms(graph: ChannelGraph) -> Iterable[Term]:
+    one: Affine = (np.zeros(len(graph.groups)), 1)
+    for product in graph.products:
+        sides = [_channels(graph, units) for units in product.sides]
+        first, second = (*sides, one, one)[:2]
+        yield product.macs / math.prod(len(units) for units in product.sides), first, second
     for layer in graph.layers:
         # axis 1 of a grouped convolution's weight is already "input channels per block"
         rows, columns = (_affine(graph, layer.weight, axis) for axis in (0, 1))
@@ -92,7 +98,10 @@ def _parameter_terms(graph: ChannelGraph) -> Iterable[Term]:
 
 def _affine(graph: ChannelGraph, tensor: str, axis: int) -> Affine:
     """Channels along an axis = coefficients · W + constant."""
-    units = graph.axes[tensor, axis]
+    return _channels(graph, graph.axes[tensor, axis])
+
+
+def _channels(graph: ChannelGraph, units: np.ndarray) -> Affine:
     counts = np.bincount(units, minlength=graph.units + 1)
     per_unit = counts[graph.offsets[:-1]] if graph.groups else np.zeros(0)
     return per_unit / np.maximum(graph.granularity, 1), int(counts[-1])

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning.graph.tracing
 from pruning.data.images import ImageSet
 from pruning.errors import UserError
 from pruning.graph.surgery import cut, resize
-from pruning.graph.tracing import trace
+from pruning.graph.tracing import trace, tracer
 from pruning.models.layout import settle
 from pruning.models.registry import resolve
 from pruning.oneshot import prune
@@ -106,7 +105,7 @@ def everything(net: nn.Module) -> dict[str, Any]:
 def test_finding_1_0_tracing_leaves_the_model_as_it_was(
     make: type[nn.Module], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning.graph.tracing, "SMALL", 0 if device == "meta" else 2**62)
+    monkeypatch.setattr(tracer, "SMALL", 0 if device == "meta" else 2**62)
     net = make().train()
     net.get_parameter("fc.bias").grad = torch.ones(5)
     before = everything(net)
@@ -134,7 +133,7 @@ def test_finding_1_0_a_shared_module_is_cut_once_and_loaded_again() -> None:
 def test_finding_1_0_labels_are_not_indexed_by_unknown_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pruning.graph.tracing, "SMALL", 0)
+    monkeypatch.setattr(tracer, "SMALL", 0)
     graph = trace(IndexedByBuffer(), (3, 8, 8))
     assert [group.name for group in graph.groups] == ["first.0"]
 

@@ -1,0 +1,105 @@
+"""Operations that take parts of a tensor: chunks, slices, shuffles, gated linear units.
+
+Where a dimension of channels falls into equal blocks, unit i of every block is tied: then each
+block keeps as many channels, and the code that takes blocks goes on to take the right ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.graph.tracing.labels import along, give, labels_of, once, spread, tensors_in, varying
+from pruning.graph.tracing.record import Record
+
+TAKE = "chunk split split_with_sizes tensor_split unbind narrow select getitem unfold".split()
+
+
+def take(record: Record, out: Any, input: Tensor, *args: Any, name: str, **kwargs: Any) -> bool:
+    """Parts of the image or whole blocks of channels: `a, b = x.chunk(2, 1)`, `x[:, c // 2 :]`."""
+    labels = labels_of(input)
+    if labels is None or any(index.is_meta for index in tensors_in((args, kwargs))):
+        return False  # the values of the index are not known
+    changes = varying(labels)
+    for dim in changes:
+        numbers = torch.arange(input.shape[dim]).view(
+            [-1 if d == dim else 1 for d in range(input.ndim)]
+        )
+        for part in tensors_in(_again(numbers.expand(input.shape), name, args, kwargs)):
+            if not _tie_blocks(record, labels, dim, part):
+                return False
+    moved = _again(labels, name, args, kwargs)
+    for result, own in zip(tensors_in(out), tensors_in(moved), strict=True):
+        give(result, once(own))
+    return True
+
+
+def _again(tensor: Tensor, name: str, args: Any, kwargs: Any) -> Any:
+    if name == "getitem":
+        return tensor[args[0]]
+    return getattr(tensor, name)(*args, **kwargs)
+
+
+def _tie_blocks(record: Record, labels: Tensor, dim: int, numbers: Tensor) -> bool:
+    """Tie the blocks of which `numbers` (positions along `dim`) are one; False if they are none."""
+    size = labels.shape[dim]
+    where = varying(numbers)
+    if len(where) != 1:
+        return False  # one channel is picked out
+    taken = once(numbers).reshape(-1)
+    count, first = len(taken), int(taken[0])
+    if not torch.equal(taken, torch.arange(first, first + count)):
+        return False
+    if count == size:
+        return True
+    if size % count or first % count:
+        return False
+    blocks = once(labels).unflatten(dim, (size // count, count))
+    record.tie(blocks, blocks.narrow(dim, 0, 1))
+    return True
+
+
+def glu(record: Record, out: Tensor, input: Tensor, dim: int = -1) -> bool:
+    """One half gates the other."""
+    labels = labels_of(input)
+    if labels is None:
+        return False
+    first, second = labels.chunk(2, dim)
+    record.tie(first, second)
+    give(out, once(first))
+    return True
+
+
+def channel_shuffle(record: Record, out: Tensor, input: Tensor, groups: int) -> bool:
+    """Blocks are interleaved: unit i of each."""
+    labels = along(input, 1)
+    if labels is None:
+        return False
+    rows = labels.view(groups, -1)
+    record.tie(rows, rows[:1])
+    spread(out, rows[0].repeat_interleave(groups), 1)
+    return True
+
+
+def pixel_shuffle(record: Record, out: Tensor, input: Tensor, upscale_factor: int) -> bool:
+    """Blocks of r² neighbouring channels become one channel of a larger map."""
+    labels = along(input, 1)
+    if labels is None:
+        return False
+    blocks = labels.view(-1, upscale_factor**2)
+    record.tie(blocks, blocks[:, :1])
+    spread(out, blocks[:, 0].clone(), 1)
+    return True
+
+
+RULES: Mapping[str, Callable[..., bool]] = {
+    **{name: partial(take, name=name) for name in TAKE},
+    "glu": glu,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "pixel_shuffle": pixel_shuffle,
+}
