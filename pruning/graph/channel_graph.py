@@ -74,6 +74,19 @@ class Product:
     sides: tuple[np.ndarray, ...] = ()
 
 
+@dataclass(frozen=True)
+class Attribute:
+    """A number of channels that a module keeps as an attribute and its code reads.
+
+    units: int64 [positions], the flat units that it counts; index: its place in a tuple or list.
+    """
+
+    module: str
+    name: str
+    index: int | None
+    units: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
     """Coupled channel groups of one network; made once by `pruning.trace`, shared by all trials.
@@ -92,6 +105,7 @@ class ChannelGraph:
     fixed: Mapping[str, str] = field(default_factory=dict)
     products: tuple[Product, ...] = ()
     uncounted: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ChannelGraph) and self.to_json() == other.to_json()
@@ -188,6 +202,10 @@ class ChannelGraph:
             ]
         if self.uncounted:
             data["uncounted"] = list(self.uncounted)
+        if self.attributes:
+            data["attributes"] = [
+                [a.module, a.name, a.index, _runs(a.units)] for a in self.attributes
+            ]
         return json.dumps(data)
 
     @classmethod
@@ -208,6 +226,10 @@ class ChannelGraph:
                 for name, kind, macs, sides in data.get("products", [])
             ),
             uncounted=tuple(data.get("uncounted", [])),
+            attributes=tuple(
+                Attribute(module, name, index, _from_runs(units))
+                for module, name, index, units in data.get("attributes", [])
+            ),
         )
 
     def digest(self) -> str:

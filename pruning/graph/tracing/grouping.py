@@ -11,7 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from pruning.graph.channel_graph import ChannelGraph, Group, Layer, Product
+from pruning.graph.channel_graph import Attribute, ChannelGraph, Group, Layer, Product
 from pruning.graph.tracing.labels import FIXED
 from pruning.graph.tracing.record import Key, Record
 
@@ -54,6 +54,7 @@ def group(record: Record, input_shape: tuple[int, ...]) -> Grouping:
         fixed=_reasons(record, cut, len(flat) and int(flat.max())),
         products=_products(record, unit_of),
         uncounted=tuple(record.uncounted),
+        attributes=_attributes(record, unit_of),
     )
     return Grouping(graph, unit_of)
 
@@ -81,9 +82,20 @@ def _products(record: Record, unit_of: np.ndarray) -> tuple[Product, ...]:
     return (*found, *(Product(name, kind, macs) for (name, kind), macs in constant.items()))
 
 
+def _attributes(record: Record, unit_of: np.ndarray) -> tuple[Attribute, ...]:
+    """Numbers of channels in modules; where two are told apart by nothing, the first."""
+    found: dict[tuple[str, str, int | None], Attribute] = {}
+    for module, name, index, labels in record.counts:
+        units = unit_of[labels.numpy()]
+        if (units != unit_of[FIXED]).any():
+            found.setdefault((module, name, index), Attribute(module, name, index, units))
+    return tuple(found.values())
+
+
 def _reasons(record: Record, axes: dict[Key, np.ndarray], free: int) -> dict[str, str]:
     """Why the output channels of layers stay, by the layer's name."""
     local = _components(record, record.ties)
+    alone = "its channels are tied to each other and can only go together"
     why: dict[int, str] = {}
     for labels, reason in record.fixes:
         for component in np.unique(local[labels.numpy()]):
@@ -93,7 +105,7 @@ def _reasons(record: Record, axes: dict[Key, np.ndarray], free: int) -> dict[str
         stays = axes[layer.weight, layer.written] == free
         if stays.any():
             label = int(record.axes[layer.weight, layer.written][int(stays.argmax())])
-            reason = why.get(int(local[label]), "tied to channels that must stay")
+            reason = why.get(int(local[label]), alone)
             part = "" if stays.all() else f"{stays.sum()} of {len(stays)} channels: "
             fixed[layer.name] = part + reason
     return fixed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,8 @@ class Record:
     seen: dict[Place, Tensor] = field(default_factory=dict)
     mixing: dict[Place, tuple[int, Tensor]] = field(default_factory=dict)
     place: Place | None = None
+    counts: list[tuple[str, str, int | None, Tensor]] = field(default_factory=list)
+    owner: Callable[[], tuple[str, Mapping[str, object]] | None] = lambda: None
     used: dict[str, None] = field(default_factory=dict)
     counting: bool = True
 
@@ -126,6 +129,25 @@ class Record:
         """The operation at hand normalises over channels; labels: int64 [size of dim]."""
         if self.place is not None and self.counting:
             self.mixing[self.place] = (dim, labels)
+
+    def sized(self, size: int, labels: Tensor) -> None:
+        """The code at hand names a number of channels; labels: int64 [size], those it counts.
+
+        Attributes of the module that are this number are taken to be its source, and will be
+        adapted. Where they are not, the check finds out.
+        """
+        if size < 2 or not bool((labels != 0).any()) or not self.counting:
+            return
+        if (found := self.owner()) is None:
+            return
+        path, attributes = found
+        for name, value in attributes.items():
+            if isinstance(value, int) and not isinstance(value, bool) and value == size:
+                self.counts.append((path, name, None, labels))
+            elif isinstance(value, tuple | list):
+                for i, item in enumerate(value):
+                    if isinstance(item, int) and not isinstance(item, bool) and item == size:
+                        self.counts.append((path, name, i, labels))
 
     def fix(self, tensor: Tensor, reason: str) -> None:
         """All channels that the tensor carries stay."""

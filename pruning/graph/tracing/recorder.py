@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning.errors import UserError
+from pruning.graph.surgery import fits_itself
 from pruning.graph.tracing.inputs import Inputs
 from pruning.graph.tracing.labels import FIXED, compact, labels_of, spread, start, tensors_in
 from pruning.graph.tracing.record import Place, Record
@@ -78,7 +80,7 @@ def _pass(
     for tensor in tensors_in((args, kwargs)):
         start(tensor)
     record.images = inputs.images
-    with torch.no_grad(), _Recorder(record):
+    with torch.no_grad(), _Recorder(record, runs):
         output = runs(*args, **kwargs)
     found = False
     for tensor in tensors_in(output):
@@ -95,10 +97,25 @@ def _pass(
 class _Recorder(TorchFunctionMode):
     """Sends labels through every operation that runs under it, into a record."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, runs: nn.Module) -> None:
         super().__init__()
         self.record = record
         self.places = Places()
+        self.paths = {id(module): path for path, module in runs.named_modules()}
+        record.owner = self._owner
+
+    def _owner(self) -> tuple[str, Mapping[str, object]] | None:
+        """The module whose code is running: its path and attributes, unless they are fitted."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and id(module) in self.paths:
+                if fits_itself(module):
+                    return None
+                plain = {k: v for k, v in vars(module).items() if not k.startswith("_")}
+                return self.paths[id(module)], plain
+            frame = frame.f_back
+        return None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
+from pruning.graph import opening
 from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.tracing import opening
 from pruning.graph.tracing.grouping import Grouping, group
 from pruning.graph.tracing.inputs import SMALL_SIDE, Inputs, inputs_of
 from pruning.graph.tracing.record import Place, Record

@@ -80,8 +80,8 @@ class Bench:
         try:
             ours = self._run(small, slim)
         except Exception as error:
-            short = " ".join(str(error).split())[:80]
-            return Fault(f"its code needs this channel count ({short})", slim.place)
+            del error
+            return Fault("its code needs this channel count", slim.place)
         return self._compare(slim, whole) or self._outputs(ours, theirs)
 
     def _run(self, model: nn.Module, watch: _Watch) -> Any:

@@ -32,6 +32,12 @@ def take(record: Record, out: Any, input: Tensor, *args: Any, name: str, **kwarg
         for part in tensors_in(_again(numbers.expand(input.shape), name, args, kwargs)):
             if not _tie_blocks(record, labels, dim, part):
                 return False
+            if part.ndim == input.ndim:
+                record.sized(
+                    part.shape[dim],
+                    once(labels).movedim(dim, 0).flatten(1)[:, 0][once(part).reshape(-1)],
+                )
+        record.sized(input.shape[dim], once(labels).movedim(dim, 0).flatten(1)[:, 0])
     moved = _again(labels, name, args, kwargs)
     for result, own in zip(tensors_in(out), tensors_in(moved), strict=True):
         give(result, once(own))

@@ -38,6 +38,7 @@ def conv(
         record.tie(inside, inside[:, :1])
         record.tie(outside, inside[:, :1])
         record.attach(name, 1, torch.zeros(weight.shape[1], dtype=torch.int64))
+        record.sized(groups, inside[:, 0])
     spread(out, produced, dim)
     return True
 

@@ -87,6 +87,8 @@ def reshape(record: Record, out: Tensor, input: Tensor, *sizes: Any, **kwargs: A
             for dim in vary:
                 if dim != stays:
                     small = record.tie_across(small, dim)
+    for dim in varying(small):
+        record.sized(out.shape[dim], once(small).movedim(dim, 0).flatten(1)[:, 0])
     give(out, small)
     return True
 

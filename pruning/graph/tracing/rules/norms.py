@@ -58,7 +58,9 @@ def layer_norm(
     if len(mixed) > 1 or (mixed and len(changes) > 1):
         return False
     if mixed:
-        record.mixes(mixed[0], _one_row(record, labels, mixed[0]))
+        row = _one_row(record, labels, mixed[0])
+        record.mixes(mixed[0], row)
+        record.sized(len(row), row)
     give(out, labels)
     return True
 
