@@ -10,81 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
+from pruning.graph.parts import Attribute, Group, Layer, Product
+
 FORMAT = 1
 
 Keep = tuple[np.ndarray, ...]
 """Per group the sorted int64 indices of the units that stay (granularity 1: of the channels)."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Coupled channels, named after their first producer.
-
-    A *unit* is the smallest set that can go: one channel, or `granularity` channels of the producer
-    where a grouped convolution ties them to each other.
-    """
-
-    name: str
-    channels: int
-    granularity: int = 1
-
-    @property
-    def units(self) -> int:
-        return self.channels // self.granularity
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One convolution or linear layer, as it was called.
-
-    `kernel` is the product of the kernel's sides, `positions` the outputs per image and channel
-    (of a transposed convolution the inputs).
-    """
-
-    name: str
-    kind: str
-    weight: str
-    bias: str | None
-    conv_groups: int
-    kernel: int
-    positions: int
-
-    @property
-    def written(self) -> int:
-        """The weight's axis of output channels; a transposed convolution's is 1."""
-        return int(self.kind == "conv_transpose")
-
-    @property
-    def read(self) -> int:
-        """The weight's axis of input channels (of one block, in a grouped convolution)."""
-        return 1 - self.written
-
-
-@dataclass(frozen=True)
-class Product:
-    """MACs of what is no layer: products of activations, computed weights, attention.
-
-    macs: of the whole network, for one image; sides: int64 [positions], the flat units along up to
-    two axes, each of which shortens it when cut.
-    """
-
-    name: str
-    kind: str
-    macs: int
-    sides: tuple[np.ndarray, ...] = ()
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A number of channels that a module keeps as an attribute and its code reads.
-
-    units: int64 [positions], the flat units that it counts; index: its place in a tuple or list.
-    """
-
-    module: str
-    name: str
-    index: int | None
-    units: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

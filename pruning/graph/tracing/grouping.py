@@ -11,7 +11,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from pruning.graph.channel_graph import Attribute, ChannelGraph, Group, Layer, Product
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.parts import Attribute, Group, Layer, Product
 from pruning.graph.tracing.labels import FIXED
 from pruning.graph.tracing.record import Key, Record
 

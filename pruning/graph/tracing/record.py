@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.graph.channel_graph import Layer
+from pruning.graph.parts import Layer
 from pruning.graph.tracing.labels import compact, labels_of
 
 Key = tuple[str, int]

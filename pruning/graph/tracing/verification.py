@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pruning.graph.channel_graph import ChannelGraph, Keep, Layer
+from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.masking import masked
+from pruning.graph.parts import Layer
 from pruning.graph.surgery import cut
 from pruning.graph.tracing.inputs import Inputs
 from pruning.graph.tracing.labels import tensors_in
