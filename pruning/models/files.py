@@ -8,16 +8,17 @@ import os
 import re
 import urllib.request
 import uuid
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
-import safetensors.torch
 from pyarrow import fs
 from safetensors import SafetensorError
-from torch import Tensor
 
 from pruning.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OBJECT_STORES = ("s3", "gcs", "abfs")  # a file appears there whole when its stream is closed
 SECRET = re.compile(r"secret|passw|token|signature|credential|(access|account)_?key|^sig$", re.I)
@@ -128,6 +129,8 @@ def open_input(uri: str | os.PathLike[str]) -> IO[bytes]:
 
 def read_tensors(uri: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. UserError for a pickle or a damaged file."""
+    import safetensors.torch  # and torch: reading a table needs neither
+
     _refuse_pickle(uri)
     data = read(uri)
     metadata = _metadata(io.BytesIO(data), uri)
@@ -148,6 +151,8 @@ def write_tensors(
     uri: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:
     """Write one safetensors file (see `write`)."""
+    import safetensors.torch
+
     write(uri, safetensors.torch.save(tensors, metadata))
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
-import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NoReturn
 
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.errors import UserError
-from pruning.models import files
 
 Factory = Callable[..., nn.Module]
 
@@ -28,6 +29,24 @@ TORCHVISION_ARGS: Mapping[str, Mapping[str, Any]] = {
 SOURCES = ("", "zoo", "torchvision", "timm")
 # these make a library fetch or unpickle weights, so no configuration or model file may set them
 WEIGHT_ARGS = {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "checkpoint_path"}
+
+
+CLASS_ARGS = ("num_classes", "n_classes", "classes", "nclasses", "num_labels", "n_labels")
+"""What factories call the number of classes."""
+
+
+def class_argument(spec: str, *, trust: bool = False) -> str | None:
+    """The argument of a factory that takes the number of classes; None if none is known."""
+    if not runs_code(spec):
+        return "num_classes"
+    try:
+        taken = inspect.signature(_custom_factory(spec, trust)).parameters.values()
+    except (TypeError, ValueError):  # of something built in
+        return None
+    names = {parameter.name for parameter in taken}
+    found = next((name for name in CLASS_ARGS if name in names), None)
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken)
+    return found or ("num_classes" if anything else None)
 
 
 def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = False) -> nn.Module:
@@ -89,24 +108,6 @@ def names() -> tuple[str, ...]:
     return (*registry(), *(f"torchvision:{name}" for name in published))
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, str]:
-    """Load all weights of `model` from a safetensors file, in place; returns the file's metadata.
-
-    Floats of any width become the model's. "torchvision:DEFAULT" or "torchvision:IMAGENET1K_V2"
-    name published weights of a torchvision network. UserError where file and network do not match;
-    the model is then as it was.
-    """
-    source, _, name = os.fspath(path).partition(":")
-    if source == "torchvision":
-        state, metadata = _published_weights(model, name)
-    else:
-        state, metadata = files.read_tensors(path)
-    _check_match(model, state, path)
-    # a plain dict has no version, so BatchNorm fills in a missing num_batches_tracked
-    model.load_state_dict(dict(state))
-    return metadata
-
-
 def _torchvision_factory(spec: str) -> Factory:
     if spec not in names():
         _unknown(spec)
@@ -130,13 +131,30 @@ def _timm_factory(spec: str) -> Factory:
 
 def _custom_factory(spec: str, trust: bool) -> Factory:
     if not trust:
-        raise UserError(f"{spec} runs code of that module; pass trust=True if you trust it")
+        raise UserError(
+            f"{spec} runs code of that module; --trust_factory true allows it (trust=True in "
+            "Python), if you trust it"
+        )
     module, _, name = spec.rpartition(":")
     try:
-        factory: Factory = getattr(importlib.import_module(module), name)
+        with _working_folder():
+            factory: Factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"cannot import {spec} ({error}); is it on PYTHONPATH?") from error
+        raise UserError(f"cannot import {spec} ({error}); is it in this folder or on PYTHONPATH?") from error
     return factory
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules of the working folder are found, first while one is imported, later after all."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _unknown(spec: str, known: list[str] | None = None) -> NoReturn:
@@ -148,71 +166,3 @@ def _unknown(spec: str, known: list[str] | None = None) -> NoReturn:
     found = [n for c in close for n in known if n.rpartition(":")[2].lower() == c]
     hint = f"did you mean {', '.join(found)}?" if found else f"known are {', '.join(registry())}"
     raise UserError(f"there is no network {spec}; {hint}")
-
-
-def _published_weights(model: nn.Module, name: str) -> tuple[Mapping[str, Tensor], dict[str, str]]:
-    import torchvision
-
-    spec = str(getattr(model, "spec", ""))
-    if not spec:
-        raise UserError(f"weights torchvision:{name} fit networks named torchvision:… only")
-    known = torchvision.models.get_model_weights(spec.partition(":")[2])
-    if name not in known.__members__:
-        raise UserError(f"{spec} has no weights {name}; known are {', '.join(known.__members__)}")
-    weights = known[name]
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"cannot download {weights.url} ({error}); "
-            "fetch it elsewhere into $TORCH_HOME/hub/checkpoints"
-        ) from error
-    heads = ("aux1", "aux2", "AuxLogits")
-    absent = tuple(f"{head}." for head in heads if getattr(model, head, None) is None)
-    tensors = {
-        # torchvision's DenseNet weights carry the names of an older release
-        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key): tensor
-        for key, tensor in state.items()
-        if not key.startswith(absent)
-    }
-    scores = weights.meta.get("_metrics", {}).get("ImageNet-1K", {})
-    crop = weights.transforms()
-    metadata = {
-        "model": spec,
-        "dataset": "imagenet",
-        "mean": ",".join(map(str, crop.mean)),
-        "std": ",".join(map(str, crop.std)),
-        "test_top1": str(scores.get("acc@1", "")),
-    }
-    return tensors, metadata
-
-
-def _check_match(
-    model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]
-) -> None:
-    """UserError if a name or a shape differs between file and network."""
-    own = model.state_dict()
-    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
-    foreign = [n for n in state if n not in own]
-    if missing or foreign:
-        what = f"lacks {missing[0]}" if missing else f"has a foreign {foreign[0]}"
-        others = len(missing) + len(foreign) - 1
-        raise UserError(
-            f"{path} {what} (and {others} more differ); check model.name and model.args"
-        )
-    wrong = [n for n, tensor in state.items() if tensor.shape != own[n].shape]
-    if not wrong:
-        return
-    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    only_head = {n.rpartition(".")[0] for n in wrong} == {layers[-1]}
-    if only_head and all(state[n].shape[1:] == own[n].shape[1:] for n in wrong):
-        raise UserError(
-            f"{path} has {len(state[wrong[0]])} classes, the network {len(own[wrong[0]])}; "
-            f"set model.args.num_classes to {len(state[wrong[0]])}"
-        )
-    name = wrong[0]
-    raise UserError(
-        f"{path} has {name} of shape {list(state[name].shape)}, "
-        f"the network {list(own[name].shape)}; "
-        "check model.name and model.args"
-    )

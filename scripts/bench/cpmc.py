@@ -22,6 +22,7 @@ from pruning.graph.widths import lattice
 from pruning.methods import Problem
 from pruning.methods.cpmc import CPMC
 from pruning.models import registry
+from pruning.models import weights as trained
 
 MACS, PARAMS = 106.7e6, 1.04e6  # quoted by a third party beside 93.40 % (base 93.90 %)
 GRID = (np.arange(41) / 20).tolist()  # of a and of b: 0 to 2 in steps of 0.05
@@ -30,7 +31,7 @@ GRID = (np.arange(41) / 20).tolist()  # of a and of b: 0 to 2 in steps of 0.05
 def measure(weights: Path, divisor: int = 1, grid: Sequence[float] = GRID) -> dict[str, Any]:
     """The a, b of the grid (which has 1) whose network comes closest to the quoted parameters."""
     net = registry.resolve("vgg16_bn")
-    registry.load_weights(net, weights)
+    trained.load_weights(net, weights)
     graph = trace(net.eval(), (3, 32, 32))
     method, problem = CPMC(), Problem(graph, lattice(graph, divisor))
     state = method.prepare(net, graph, [])

@@ -10,7 +10,8 @@ from torch import nn
 from pruning.data.images import Images
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
-from pruning.models.registry import load_weights, resolve
+from pruning.models.registry import resolve
+from pruning.models.weights import load_weights
 from search.data import splits as data
 from search.data.spec import DataConfig
 

@@ -21,15 +21,19 @@ class ModelConfig:
     Args:
         name: Which network: of the zoo (digits, resnet20, resnet56, vgg16_bn, …), torchvision:NAME,
             timm:NAME, or package.module:factory.
-        weights: Safetensors file or URI (s3://…) with trained weights, or torchvision:DEFAULT;
-            null trains a base model as `base` says.
+        weights: File or URI (s3://…) with trained weights: safetensors, or a state dict of
+            torch.save (.pt, .pth); or torchvision:DEFAULT; null trains a base model as `base` says.
         args: Further arguments of the network's factory, as in {"num_classes": 100}.
-        trust_factory: Allow package.module:factory, which runs that package's code (true or false).
+        new_head: Where the weights have another number of classes than the data, put a new last
+            layer on them, and train the base model from there as `base` says (true or false).
+        trust_factory: Allow package.module:factory, which runs that package's code (true or false);
+            --trust_factory means the same.
     """
 
     name: str = "digits"
     weights: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    new_head: bool = False
     trust_factory: bool = False
 
 

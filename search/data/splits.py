@@ -16,11 +16,12 @@ from search.data.spec import DataConfig, kind, rule
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint sets; no image of val is in train."""
+    """Three disjoint sets; no image of val is in train. notes: what was chosen for the user."""
 
     train: Images
     val: Images
     test: Images
+    notes: tuple[str, ...] = ()
 
 
 def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:

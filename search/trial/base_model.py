@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, lattice, trace
 from pruning.methods import Problem, State
-from pruning.models import ModelInfo, checkpoint, files, registry, settle
+from pruning.models import ModelInfo, checkpoint, files, registry, settle, weights
 from pruning.training import finetune
 from search.config import Config, SearchConfig, method_names
 from search.data import splits as data
@@ -47,6 +47,7 @@ class Base:
     seconds: float
     measured_s: Mapping[str, float] = field(default_factory=dict)
     data: str = ""  # names the images that trials are trained and scored on
+    notes: tuple[str, ...] = ()  # what the user should know of how it was made
 
     def channel_graph(self) -> ChannelGraph:
         return ChannelGraph.from_json(self.graph)
@@ -88,10 +89,18 @@ def prepare(
     before anything is trained, besides the search's own limits. Raises UserError for whatever is
     wrong with data, weights or their fit; writes nothing.
     """
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        notes.append(line)
+        say(line)
+
     splits = data.load(config.data, config.seed)
+    for line in splits.notes:
+        note(line)
     train = splits.train.to(device)
     config = _fit_to_data(config, splits)
-    net, seconds = _build(config, stored, train, device, say, check)
+    net, seconds = _build(config, stored, train, device, say, note, check)
     settle(net, train.shape, device).eval()
     graph = trace(net, train.shape)
     val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
@@ -120,6 +129,7 @@ def prepare(
         measured_s={name: spent for name, (_, spent) in measured.items()},
         data=states.fingerprint(splits.train, splits.val),
         seconds=seconds,
+        notes=tuple(notes),
     )
 
 
@@ -157,6 +167,7 @@ def _build(
     train: data.Images,
     device: str,
     say: Callable[[str], None],
+    note: Callable[[str], None],
     check: Callable[[Problem], object] | None,
 ) -> tuple[nn.Module, float]:
     torch.manual_seed(config.seed)
@@ -166,15 +177,19 @@ def _build(
         net = checkpoint.load(stored, base=net)
         _check_weights(net, config)
         return net, 0.0
+    whole = False
     if config.model.weights is not None:
-        registry.load_weights(net, config.model.weights)
+        given = weights.load_weights(
+            net, config.model.weights, new_head=config.model.new_head, say=note
+        )
+        whole = "new_head" not in given
     _check_classes(net.eval(), config, train)
     # before minutes of training or measuring
     asked = problem(trace(net, train.shape), config.search)
     limits.limits(config.search, asked)
     if check is not None:
         check(asked)
-    if config.model.weights is not None:
+    if whole:
         return net, 0.0
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
     began = time.perf_counter()
@@ -192,7 +207,9 @@ def _check_weights(net: nn.Module, config: Config) -> None:
     if config.model.weights is None or config.model.weights.startswith("torchvision:"):
         return
     named = copy.deepcopy(net)
-    registry.load_weights(named, config.model.weights)
+    given = weights.load_weights(named, config.model.weights, new_head=config.model.new_head)
+    if "new_head" in given:  # it was trained, and all the others with it
+        return
     before, now = net.state_dict(), named.state_dict()
     if not all(torch.equal(tensor, now[name]) for name, tensor in before.items()):
         raise UserError(
@@ -203,27 +220,47 @@ def _check_weights(net: nn.Module, config: Config) -> None:
 
 def _fit_to_data(config: Config, splits: data.Splits) -> Config:
     """The factory's class and channel counts from the data, where nobody stated them."""
-    args = dict(config.model.args)
-    source = config.model.name.rpartition(":")[0]
-    if source in ("", "zoo"):
+    model, args = config.model, dict(config.model.args)
+    if not registry.runs_code(model.name) and model.name.rpartition(":")[0] in ("", "zoo"):
         args.setdefault("in_channels", splits.train.shape[0])
-    if source in ("", "zoo", "torchvision", "timm"):
-        args.setdefault("num_classes", splits.train.classes)
-    return replace(config, model=replace(config.model, args=args))
+    argument = registry.class_argument(model.name, trust=model.trust_factory)
+    if argument is not None:
+        args.setdefault(argument, splits.train.classes)
+    return replace(config, model=replace(model, args=args))
 
 
 def _check_classes(net: nn.Module, config: Config, train: data.Images) -> None:
-    images = torch.zeros(2, *train.shape)
+    """UserError unless the network gives each image one number for each class."""
+    name, images = config.model.name, torch.zeros(2, *train.shape)
     try:
         with torch.no_grad():
             outputs = net(images)
     except RuntimeError as error:
         raise UserError(
-            f"{config.model.name} cannot read images of shape {train.shape} "
+            f"{name} cannot read images of shape {train.shape} "
             f"({str(error).splitlines()[0]}); set model.args or data.image_size"
         ) from error
-    if outputs.shape[-1] != train.classes:
+    served = "classification needs [images, classes]"
+    if not isinstance(outputs, Tensor):
         raise UserError(
-            f"{config.model.name} has {outputs.shape[-1]} outputs, the data {train.classes} "
-            f"classes; set model.args.num_classes to {train.classes}"
+            f"{name} returns a {type(outputs).__name__}, and {served}, one tensor; "
+            "name a factory whose network returns that"
+        )
+    if outputs.ndim != 2:
+        raise UserError(
+            f"{name} has outputs of shape {list(outputs.shape)} for two images: only "
+            f"classification is served here, which needs [images, classes]; name a network that "
+            "classifies whole images"
+        )
+    if outputs.shape[1] != train.classes:
+        argument = registry.class_argument(name, trust=config.model.trust_factory)
+        remedy = (
+            f"the data's {train.classes} classes come from the folders or labels of data.root; "
+            f"leave model.args.{argument} out, or set it to {train.classes}"
+            if argument
+            else "give its factory an argument num_classes, so that it can be made for them"
+        )
+        raise UserError(
+            f"{name} has {outputs.shape[1]} outputs, the data {train.classes} classes (only "
+            f"classification is served); {remedy}"
         )
