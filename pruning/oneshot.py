@@ -39,7 +39,7 @@ def prune(
     batches: Batches,
     *,
     macs: float = 0.5,
-    method: str = "uniform",
+    method: str = "gain-curve",
     repair: str = "auto",
     divisor: int | None = None,
     min_ratio: float = 0.1,

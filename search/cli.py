@@ -35,11 +35,11 @@ COMMANDS = {
         "show the frontier that a run has found, or choose one point of it",
     ),
     "compare": Command(
-        "compare RUN [--baselines peel|all] [--macs [0.7,0.5,0.3]] [--json]",
+        "compare RUN [--baselines peel|all] [--macs 70%,50%,30%] [--json]",
         "set one-shot pruning beside the frontier, trained alike",
     ),
     "prune": Command(
-        "prune [CONFIG] --method peel --macs 50% [--to FILE] [--key.sub value] …",
+        "prune [CONFIG] --macs 50% [--method gain-curve] [--to FILE] [--key.sub value] …",
         "prune once to a MAC target: one network, no search",
     ),
     "report": Command("report RUN", "write RUN/report.html: the run as one page"),

@@ -78,7 +78,9 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
         current = record.update(place, current, status="running", config=_plain(config))
         if not storage.exists(place / base_model.FILE):
             base_model.store(base, config.out)
-        _introduce(current, study, share, say)
+        for line in base.notes:
+            say(line)
+        _introduce(config, current, study, share, say)
         _drive(config, place, base, current, study, share, console, parts)
     return config.out
 
@@ -189,13 +191,19 @@ def _load_tune() -> None:
 
 
 def _introduce(
-    current: dict[str, Any], study: Study, share: cluster.Share, say: Callable[[str], None]
+    config: Config,
+    current: dict[str, Any],
+    study: Study,
+    share: cluster.Share,
+    say: Callable[[str], None],
 ) -> None:
     val, test = current["base_top1_val"], current["base_top1_test"]
     say(
         f"base model: {current['base_macs'] / 1e6:.2f} M MACs, {current['base_params']:,} "
         f"parameters, top-1 val {val:.2%}, test {test:.2%}"
     )
+    if not study.finished and (asked := base_model.question(config)):
+        say(asked)
     if val > test + 0.03:
         say("val is far above test: the base model has seen val, so val accuracies read high")
     if study.finished:

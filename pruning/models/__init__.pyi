@@ -1,6 +1,7 @@
 from . import checkpoint as checkpoint
 from . import files as files
 from . import registry as registry
+from . import weights as weights
 from .checkpoint import ModelInfo as ModelInfo
 from .checkpoint import load as load
 from .checkpoint import save as save

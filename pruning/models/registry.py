@@ -140,7 +140,9 @@ def _custom_factory(spec: str, trust: bool) -> Factory:
         with _working_folder():
             factory: Factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"cannot import {spec} ({error}); is it in this folder or on PYTHONPATH?") from error
+        raise UserError(
+            f"cannot import {spec} ({error}); is it in this folder or on PYTHONPATH?"
+        ) from error
     return factory
 
 

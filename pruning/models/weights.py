@@ -72,14 +72,14 @@ def _torch_save(path: str | os.PathLike[str], say: Callable[[str], None]) -> dic
     data = files.read(path)
     try:
         found: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise UserError(
-            f"{path} holds more than tensors ({what[1] if what else 'Python objects'}), which is "
-            "not opened since it can run code; where you trust it, write the weights alone: "
-            "torch.save(model.state_dict(), FILE)"
-        ) from None
     except Exception as error:  # whatever a damaged archive makes of itself
+        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if what and isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"{path} holds more than tensors ({what[1]}), which is not opened since it can "
+                "run code; where you trust it, write the weights alone: "
+                "torch.save(model.state_dict(), FILE)"
+            ) from None
         raise UserError(
             f"{path} is no file of torch.save, or a damaged one ({type(error).__name__}); "
             "write it again with torch.save(model.state_dict(), FILE)"
@@ -112,10 +112,10 @@ def _without_prefix(
 ) -> tuple[Mapping[str, Tensor], str]:
     """The state with the network's own names, and what stood before all of them, as module."""
     first = next(iter(own), "")
-    found = next((n for n in state if n.endswith(f".{first}")), "") if first not in state else ""
-    prefix = found.removesuffix(first)
-    if not prefix or not all(name.startswith(prefix) for name in state):
+    if first in state:
         return state, ""
+    ends = (name.removesuffix(first) for name in state if name.endswith(f".{first}"))
+    prefix = next((p for p in ends if all(name.startswith(p) for name in state)), "")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, prefix
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search.config import Parser
+from search.config import Parser, human, notation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +22,8 @@ class CompareOptions:
     """What to set beside the frontier.
 
     Args:
-        baselines: One-shot methods: a name, a comma list, or all.
-        macs: Shares of the base model's MACs at which each one prunes.
+        baselines: One-shot methods: a name, a list, or all.
+        macs: MACs at which each one prunes: shares of the base model's, or amounts such as 60M.
         seeds: Trainings of each network, with the recipe that the frontier's members had.
         address: Ray address; null starts Ray on this machine.
         data_root: Folder or URI of the run's images; null is the local folder that the run had.
@@ -31,7 +31,7 @@ class CompareOptions:
     """
 
     baselines: str = "peel"
-    macs: tuple[float, ...] = (0.7, 0.5, 0.3)
+    macs: str = "70%,50%,30%"
     seeds: int = 3
     address: str | None = None
     data_root: str | None = None
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     """Train the one-shots, write comparison.parquet, .csv and .png, print the table."""
     parser = Parser(
         prog=prog,
-        usage=f"{prog} RUN [--baselines peel|all] [--macs [0.7,0.5,0.3]] [--seeds 3] [--json]",
+        usage=f"{prog} RUN [--baselines peel|all] [--macs 70%,50%,30%] [--seeds 3] [--json]",
         description="Set one-shot pruning beside the frontier of a finished search.",
     )
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
@@ -81,7 +81,7 @@ def compare(
     if untested := len(every) - len(points):
         console.print(f"{untested} points without a final training are left out")
     settings = loader.absolute(_as_called(loader.from_dict(record["config"]), place, options))
-    names = validation.method_names(options.baselines)
+    names = validation.method_names(options.baselines, "--baselines")
     storage.check_writable(storage.open_uri(place))
     search = replace(settings.search, method=",".join(names), seeds=False)
     measured = replace(settings, search=search)
@@ -93,7 +93,8 @@ def compare(
     share = cluster.share(measured)
     prepare = base_task.prepare
     base: base_model.Base = base_task.run(measured, record, prepare, share, say)
-    table = comparison.compare(measured, base, options.macs, options.seeds, points, share, say)
+    shares = _shares(options, record)
+    table = comparison.compare(measured, base, shares, options.seeds, points, share, say)
     return table, record, points
 
 
@@ -172,7 +173,19 @@ def _signed(value: float | None) -> str:
 
 
 def _check(options: CompareOptions) -> None:
+    """UserError for what is wrong whatever the run is."""
+    from search.config import validation
+
     if options.seeds < 1:
-        raise UserError(f"seeds {options.seeds}: must be 1 or more")
-    if not options.macs or any(not 0 < share <= 1 for share in options.macs):
-        raise UserError(f"macs {list(options.macs)}: give shares above 0 and up to 1, as in [0.5]")
+        raise UserError(f"--seeds {options.seeds}: must be 1 or more")
+    notation.amounts(options.macs, "--macs")
+    validation.method_names(options.baselines, "--baselines")
+
+
+def _shares(options: CompareOptions, record: dict[str, Any]) -> list[float]:
+    """The targets as shares of the base model's MACs."""
+    base = float(record["base_macs"])
+    shares = [amount.of(base) / base for amount in notation.amounts(options.macs, "--macs")]
+    if max(shares) > 1:
+        raise UserError(f"--macs {options.macs}: the base model has {human(base)}; ask for less")
+    return shares

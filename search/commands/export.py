@@ -64,7 +64,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     if options.format is None and not found["latency"]:
         raise UserError("say what to export: --format onnx (--help lists them) or --latency")
     if not options.batch or min(options.batch) < 1:
-        raise UserError("--batch needs sizes of 1 or more, as in --batch [1,64]")
+        raise UserError("--batch needs sizes of 1 or more, as in --batch 1,64")
     written: list[Record] = []
     if found["latency"] or options.format in WRITING:
         from search.storage import files as storage

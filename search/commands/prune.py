@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pruning.methods import Problem
 
 USAGE = (
-    "[CONFIG] --method peel --macs 50% [--repair feedback] [--to model.safetensors] "
+    "[CONFIG] --macs 50% [--method gain-curve] [--repair feedback] [--to model.safetensors] "
     "[--finetune.epochs 0] [--key.sub value] … [--force] [--json]"
 )
 
@@ -39,7 +39,7 @@ def run(argv: Sequence[str], prog: str) -> None:
         "base and finetune apply.",
         allow_abbrev=False,
     )
-    parser.add_argument("--method", default="peel", help="pruning method (default: peel)")
+    parser.add_argument("--method", help="pruning method (default: CONFIG's, gain-curve)")
     parser.add_argument("--macs", default="50%", help="MAC target: 50%%, 60M, … (default: 50%%)")
     parser.add_argument("--repair", help="none, compensate or feedback (default: CONFIG's)")
     parser.add_argument(
@@ -58,14 +58,18 @@ def run(argv: Sequence[str], prog: str) -> None:
 
     if own.repair not in (None, *REPAIRS):
         parser.error(f"--repair {own.repair}: choose one of {', '.join(REPAIRS)}")
-    methods.get(own.method)  # one of them, by its name
+    if own.method:
+        methods.get(own.method)  # one of them, by its name
     settings = loader.load(rest, prog)
-    search = replace(settings.search, method=own.method, seeds=False)
+    method = own.method or settings.search.method
+    if len(loader.method_names(method)) > 1:
+        parser.error(f"CONFIG names several methods ({method}); choose one with --method")
+    search = replace(settings.search, method=method, seeds=False)
     if own.repair:
         search = replace(search, repair=own.repair)
     settings = replace(settings, search=search)
     loader.validate(settings)
-    target = quantity.parse(own.macs, "macs")
+    target = quantity.parse(own.macs, "--macs")
     check_target(own.to, inputs(rest, settings), force=own.force)
     result = prune(settings, target, own.to, force=own.force, quiet=own.json)
     if own.json:
@@ -131,6 +135,9 @@ def prune(
     check = partial(check_reachable, target)
     base = base_model.prepare(settings, device=device, say=say, check=check)
     work = trial.Workshop.open(settings, base, device)
+    say(f"base model: top-1 val {base.val:.2%}, test {base.test:.2%}")
+    if asked := base_model.question(settings):
+        say(asked)
     name, problem = settings.search.method, work.problem
     method = methods.get(name)
     macs = target.of(problem.cost.base_macs)

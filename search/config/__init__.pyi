@@ -1,4 +1,5 @@
 from . import loader as loader
+from . import notation as notation
 from . import quantity as quantity
 from . import validation as validation
 from .parser import Parser as Parser

@@ -14,6 +14,10 @@ from typing import Any, Literal, NoReturn, Union
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from pruning.errors import UserError
+from search.config import notation
+
+CONSENT = ("trust_factory", "model.trust_factory")
+"""Two names of one option: a search's key, and the flag that works in every command."""
 
 
 class Parser(ArgumentParser):
@@ -42,7 +46,7 @@ class Parser(ArgumentParser):
     def read(self, argv: Sequence[str]) -> Namespace:
         """Parsed flags, dataclasses built; raises UserError."""
         try:
-            return self.instantiate(self.parse_args([_underscored(word) for word in argv]))
+            return self.instantiate(self.parse_args(self._plain(argv)))
         except argparse.ArgumentError as error:
             raise UserError(self._explain(str(error), "--")) from None
 
@@ -50,10 +54,33 @@ class Parser(ArgumentParser):
         """The same for the nested keys of a file; `origin` names it in messages."""
         check_keys(tree, self.types, origin)
         given = {key: value for key, value in tree.items() if value is not None}
+        given = notation.plain_tree(given, self.types)
         try:
             return self.instantiate(self.parse_object(given))
         except argparse.ArgumentError as error:
             raise UserError(f"{origin}: {self._explain(str(error), '')}") from None
+
+    def _plain(self, argv: Sequence[str]) -> list[str]:
+        """Flags by the names and with the values that jsonargparse knows.
+
+        --max-macs=60% → --max_macs=60%; consent has the same flag in every command.
+        """
+        found: list[str] = []
+        key = ""  # of the flag whose value comes next
+        for word in argv:
+            if not word.startswith("--"):
+                found.append(notation.plain(self.types[key], word) if key in self.types else word)
+                key = ""
+                continue
+            name, equals, value = word.partition("=")
+            key = name[2:].replace("-", "_")
+            if key in CONSENT and key not in self.types:
+                key = next((other for other in CONSENT if other in self.types), key)
+            if equals and key in self.types:
+                value = notation.plain(self.types[key], value)
+            found.append(f"--{key}{equals}{value}")
+            key = "" if equals else key
+        return found
 
     def _explain(self, text: str, dashes: str) -> str:
         """jsonargparse's message in one line, in terms of what to write."""
@@ -84,7 +111,14 @@ class Parser(ArgumentParser):
         if not word.startswith("-"):
             return f"unexpected argument {word!r}; options are written --key value, {more}"
         word = word.split("=")[0]
-        return f"unknown option {word}{closest(word.lstrip('-'), self.types, '--')}; {more}"
+        plain = [  # those that are no field of a dataclass
+            name.removeprefix("--")
+            for action in self._actions
+            for name in action.option_strings
+            if name.startswith("--") and action.help != argparse.SUPPRESS
+        ]
+        known = dict.fromkeys([*self.types, *plain])
+        return f"unknown option {word}{closest(word.lstrip('-'), known, '--')}; {more}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise argparse.ArgumentError(None, message) from ex
@@ -164,9 +198,7 @@ def describe(hint: Any) -> str:
         return ("one of " if len(args) > 1 else "") + ", ".join(map(str, args))
     if origin is tuple:
         whole = args and set(args) <= {int, Ellipsis}
-        return (
-            "a list of whole numbers, as in [1,64]" if whole else "a list of numbers, as in [1,0.1]"
-        )
+        return "a list of whole numbers, as in 1,64" if whole else "a list of numbers, as in 1,0.1"
     if origin is dict:
         return 'a mapping, as in {"num_classes": 10}'
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -183,14 +215,6 @@ def _resolve_annotations(cls: Any) -> None:
     for hint in hints.values():
         if dataclasses.is_dataclass(hint):
             _resolve_annotations(hint)
-
-
-def _underscored(word: str) -> str:
-    """--max-macs=60% → --max_macs=60%."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _is_section(key: str, known: Iterable[str]) -> bool:

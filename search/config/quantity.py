@@ -28,7 +28,7 @@ class Quantity:
 
 
 def parse(text: str | float, name: str) -> Quantity:
-    """Read "60%", "60M", "1.2G", "1e8" or a plain number; times are in ms ("2.5" or "2.5ms").
+    """Read "60%" or 0.6, "60M", "1.2G", "1e8" or a plain number; times in ms ("2.5", "2.5ms").
 
     `name` is the option it was given to, for the message. Raises UserError.
     """
@@ -47,9 +47,10 @@ def parse(text: str | float, name: str) -> Quantity:
     value *= 1.0 if latency else _SUFFIX[suffix]
     if not math.isfinite(value) or value <= 0:
         raise _unreadable(text, name, latency)
+    if not latency and not suffix and value <= 1:
+        return Quantity(value, True)
     if not latency and not suffix and value <= MEANT_AS_SHARE:
-        share = value if value > 1 else 100 * value
-        raise UserError(f"{name} {text}: no network is so small; did you mean {share:g}%?")
+        raise UserError(f"{name} {text}: no network is so small; did you mean {value:g}%?")
     return Quantity(value, False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruning.errors import UserError
-from search.config import quantity
+from search.config import notation, quantity
 from search.config.schema import Config, RecipeConfig, ResourceConfig, SearchConfig
 from search.data import spec
 
@@ -30,16 +30,16 @@ def validate(config: Config) -> None:
     method_names(config.search.method)
 
 
-def method_names(spec: str) -> tuple[str, ...]:
-    """Pruning methods in a comma list, or all of them; raises UserError."""
+def method_names(spec: str, key: str = "search.method") -> tuple[str, ...]:
+    """Pruning methods in a comma list, or all of them; raises UserError, naming `key`."""
     from pruning import methods
 
     known = tuple(methods.names())
     if spec.strip() == "all":
         return known
-    names = tuple(dict.fromkeys(name.strip() for name in spec.split(",")))
+    names = tuple(dict.fromkeys(notation.words(spec))) or ("",)
     for name in names:
-        _need(name in known, "search.method", repr(name), f"one of {', '.join(known)}, or all")
+        _need(name in known, key, repr(name), f"one of {', '.join(known)}, or all")
     return names
 
 

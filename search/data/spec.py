@@ -30,7 +30,7 @@ class DataConfig:
         name: digits (embedded), cifar10, cifar100, parquet (train-*.parquet and test-*.parquet with
             encoded images and labels), or folder (train and test or val, a folder for each class).
         root: Folder or URI (s3://…) of the images; null only for digits.
-        val: What is held out of train: a share drawn class by class ("0.1"), the last N images
+        val: What is held out of train: a share drawn class by class (10% or 0.1), the last N images
             ("last:5000"), or a split of its own ("split:NAME").
         image_size: Side of the square images in pixels; null is 8 for digits, 32 for CIFAR, else
             224. Others are resized and centre-cropped.
@@ -121,12 +121,12 @@ class Rule(NamedTuple):
 
 def rule(val: str) -> Rule:
     """DataConfig.val understood; UserError where it is not."""
-    form = "write a share such as 0.1, last:5000 or split:NAME"
+    form = "write a share such as 10% (or 0.1), last:5000 or split:NAME"
     head, _, tail = str(val).partition(":")
     if head == "split" and tail:
         return Rule(tail, _no_rows)
     try:
-        share, last = (0.0, int(tail)) if head == "last" else (float(val), 0)
+        share, last = (0.0, int(tail)) if head == "last" else (_share(val), 0)
     except ValueError:
         raise UserError(f"data.val {val!r} is not understood; {form}") from None
     if head != "last" and not 0 < share < 1:
@@ -157,6 +157,11 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         count = min(max(round(share * len(rows)), 1), len(rows) - 1)
         chosen[rows[:count]] = True
     return chosen
+
+
+def _share(val: str) -> float:
+    text = str(val).strip()
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
 def _no_rows(labels: np.ndarray, seed: int) -> np.ndarray:

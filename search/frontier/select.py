@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search.config import human, quantity
+from search.config import human, notation, quantity
 from search.storage import results
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--knee",
         action="store_true",
-        help="take the point farthest above the line between the frontier's ends",
+        help="take the knee, where more MACs begin to bring little accuracy: the point farthest "
+        "above the line between the frontier's ends",
     )
 
 
@@ -135,14 +136,7 @@ def parse_cost(text: str, record: Mapping[str, Any]) -> Cost:
 
 def parse_accuracy(text: str) -> float:
     """Read "93%" or "0.93", a fraction; UserError otherwise."""
-    try:
-        stripped = text.strip()
-        value = float(stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise UserError(f'--at-least {text!r} is no accuracy; write "93%" or 0.93')
-    return value
+    return notation.share(text, "--at-least", "93%")
 
 
 def describe(point: Point) -> str:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import UserError
 from pruning.graph import ChannelGraph, lattice, trace
 from pruning.methods import Problem, State
-from pruning.models import ModelInfo, checkpoint, files, registry, settle, weights
-from pruning.training import finetune
+from pruning.models import ModelInfo, checkpoint, files, registry, settle
 from search.config import Config, SearchConfig, method_names
 from search.data import splits as data
 from search.study import PATH, limits
 from search.trial import base_cache as states
+from search.trial import whole_model
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
@@ -99,8 +96,9 @@ def prepare(
     for line in splits.notes:
         note(line)
     train = splits.train.to(device)
-    config = _fit_to_data(config, splits)
-    net, seconds = _build(config, stored, train, device, say, note, check)
+    config = whole_model.fit_to_data(config, splits)
+    refuse = partial(_refuse, config.search, check)
+    net, seconds = whole_model.build(config, stored, train, device, say, note, refuse)
     settle(net, train.shape, device).eval()
     graph = trace(net, train.shape)
     val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
@@ -155,112 +153,30 @@ def facts(base: Base, problem: Problem) -> dict[str, Any]:
     }
 
 
+def question(config: Config) -> str | None:
+    """What to ask below the accuracy of a base model whose weights the user gave."""
+    if config.model.weights is None:
+        return None
+    return (
+        "is this the accuracy you know? If not, look at data.mean and data.std, data.image_size, "
+        "and the order of the classes"
+    )
+
+
 def calibration(train: data.Images, seed: int) -> data.Images:
     """A fixed, shuffled part of the training images for statistics."""
     order = np.random.default_rng(seed).permutation(len(train))[:CALIBRATION]
     return train.subset(order)
 
 
-def _build(
-    config: Config,
-    stored: str | None,
-    train: data.Images,
-    device: str,
-    say: Callable[[str], None],
-    note: Callable[[str], None],
+def _refuse(
+    search: SearchConfig,
     check: Callable[[Problem], object] | None,
-) -> tuple[nn.Module, float]:
-    torch.manual_seed(config.seed)
-    net = registry.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
-    if stored is not None:
-        # the caller's network by the caller's consent, whatever the file names
-        net = checkpoint.load(stored, base=net)
-        _check_weights(net, config)
-        return net, 0.0
-    whole = False
-    if config.model.weights is not None:
-        given = weights.load_weights(
-            net, config.model.weights, new_head=config.model.new_head, say=note
-        )
-        whole = "new_head" not in given
-    _check_classes(net.eval(), config, train)
-    # before minutes of training or measuring
-    asked = problem(trace(net, train.shape), config.search)
-    limits.limits(config.search, asked)
+    net: nn.Module,
+    shape: tuple[int, ...],
+) -> None:
+    """UserError where no slim version of the network meets the limits."""
+    asked = problem(trace(net, shape), search)
+    limits.limits(search, asked)
     if check is not None:
         check(asked)
-    if whole:
-        return net, 0.0
-    say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
-    began = time.perf_counter()
-    for epoch in finetune(net, train, config.base.recipe(), seed=config.seed, device=device):
-        if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
-            say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
-    return net, time.perf_counter() - began
-
-
-def _check_weights(net: nn.Module, config: Config) -> None:
-    """UserError where the weights named are not those of the run's base model.
-
-    Published ones are not fetched again: a node may have no way to them.
-    """
-    if config.model.weights is None or config.model.weights.startswith("torchvision:"):
-        return
-    named = copy.deepcopy(net)
-    given = weights.load_weights(named, config.model.weights, new_head=config.model.new_head)
-    if "new_head" in given:  # it was trained, and all the others with it
-        return
-    before, now = net.state_dict(), named.state_dict()
-    if not all(torch.equal(tensor, now[name]) for name, tensor in before.items()):
-        raise UserError(
-            f"{config.out} holds a run of another model.weights; repeat its base model to go on, "
-            "or choose another --out"
-        )
-
-
-def _fit_to_data(config: Config, splits: data.Splits) -> Config:
-    """The factory's class and channel counts from the data, where nobody stated them."""
-    model, args = config.model, dict(config.model.args)
-    if not registry.runs_code(model.name) and model.name.rpartition(":")[0] in ("", "zoo"):
-        args.setdefault("in_channels", splits.train.shape[0])
-    argument = registry.class_argument(model.name, trust=model.trust_factory)
-    if argument is not None:
-        args.setdefault(argument, splits.train.classes)
-    return replace(config, model=replace(model, args=args))
-
-
-def _check_classes(net: nn.Module, config: Config, train: data.Images) -> None:
-    """UserError unless the network gives each image one number for each class."""
-    name, images = config.model.name, torch.zeros(2, *train.shape)
-    try:
-        with torch.no_grad():
-            outputs = net(images)
-    except RuntimeError as error:
-        raise UserError(
-            f"{name} cannot read images of shape {train.shape} "
-            f"({str(error).splitlines()[0]}); set model.args or data.image_size"
-        ) from error
-    served = "classification needs [images, classes]"
-    if not isinstance(outputs, Tensor):
-        raise UserError(
-            f"{name} returns a {type(outputs).__name__}, and {served}, one tensor; "
-            "name a factory whose network returns that"
-        )
-    if outputs.ndim != 2:
-        raise UserError(
-            f"{name} has outputs of shape {list(outputs.shape)} for two images: only "
-            f"classification is served here, which needs [images, classes]; name a network that "
-            "classifies whole images"
-        )
-    if outputs.shape[1] != train.classes:
-        argument = registry.class_argument(name, trust=config.model.trust_factory)
-        remedy = (
-            f"the data's {train.classes} classes come from the folders or labels of data.root; "
-            f"leave model.args.{argument} out, or set it to {train.classes}"
-            if argument
-            else "give its factory an argument num_classes, so that it can be made for them"
-        )
-        raise UserError(
-            f"{name} has {outputs.shape[1]} outputs, the data {train.classes} classes (only "
-            f"classification is served); {remedy}"
-        )

@@ -38,7 +38,6 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         (["search", "digits", "--out", "IN_THE_WAY/run"], "cannot write"),
         (["search", "digits", "--out", "NEW", "--resources.storage_path", NOWHERE], "cannot write"),
         (["search", "digits", "--search.max_macs", "60"], "did you mean 60%?"),
-        (["search", "digits", "--search.max_macs", "0.6"], "did you mean 60%?"),
         (["search", "digits", "--search.max_params", "5"], "did you mean 5%?"),
         (["search", "digits", "--data.mean", "[0.5,0.5,0.5]"], "data.mean has 3 numbers, digits"),
         (["search", "digits", "--data.std", "[0]"], "data.std [0.0]: must be numbers above 0"),
