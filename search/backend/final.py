@@ -1,16 +1,19 @@
 """The last stage: frontier members trained anew with several seeds, and the test split's only use.
 
-The frontier of single trainings is optimistic, the best of many noisy values. Each member is
-trained `final_seeds` times; the mean on val says whether it stays, the mean on test is reported.
+The frontier of single trainings is optimistic, the best of many noisy values. `final_points` of it
+are trained anew, up to `final_seeds` times; the mean on val says whether one stays, the mean on
+test is reported.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pruning.graph import Cost
 from search.backend import cluster
 from search.backend import retrain as trainings
 from search.backend.retrain import Training
@@ -18,7 +21,11 @@ from search.config import Config
 from search.pareto import front
 from search.storage import Ledger, Row
 from search.storage import files as storage
+from search.study import finalists
 from search.trial import Base
+
+ALL = 2  # trainings that each member has; more where neighbours overlap
+APART = 2.0  # standard errors of a difference that tell two neighbours apart
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,14 @@ def measure(
 
     The base model is measured with them, at no cost: what dominated it may have been lucky.
     """
-    members = _members(base, rows)
+    members = _finalists(config, base, rows)
     anew = [row for row in members if not _is_whole(base, row)]
-    jobs = [(row, k) for row in anew for k in trainings.repeats(config)]
-    todo = [job for job in jobs if trainings.stored(config, *job) is None]
-    if todo:
-        say(f"frontier of {len(members)} members: {len(todo)} final trainings")
-        trainings.train_all(config, base, todo, share, say)
+    repeats = trainings.repeats(config)
+    jobs = [(row, k) for row in anew for k in repeats if k < ALL]
+    _train(config, base, jobs, share, say, f"{len(members)} points of the frontier")
+    for k in (k for k in repeats if k >= ALL):
+        jobs = [(row, k) for row in _overlapping(config, anew)]
+        _train(config, base, jobs, share, say, f"seed {k + 1} where neighbours overlap")
     measured = []
     for row in members:
         if not (trained := _trainings(config, base, row)):
@@ -86,6 +94,48 @@ def so_far(config: Config, base: Base, rows: Sequence[Row]) -> list[Member]:
     )
 
 
+def _train(
+    config: Config,
+    base: Base,
+    jobs: Sequence[tuple[Row, int]],
+    share: cluster.Share,
+    say: Callable[[str], None],
+    what: str,
+) -> None:
+    """Those of the jobs that are not done."""
+    todo = [job for job in jobs if trainings.stored(config, *job) is None]
+    if todo:
+        say(f"{what}: {len(todo)} final trainings")
+        trainings.train_all(config, base, todo, share, say)
+
+
+def _finalists(config: Config, base: Base, rows: Sequence[Row]) -> list[Row]:
+    """Whom to train anew, and the base model."""
+    graph = base.channel_graph()
+    cost = Cost(graph)
+    reference = front.reference_point(cost.base_macs, base.info.classes)
+    slim = [row for row in rows if not _is_whole(base, row)]
+    chosen = finalists(slim, config.search.final_points, graph, cost, reference)
+    return chosen + [row for row in rows if _is_whole(base, row)]
+
+
+def _overlapping(config: Config, rows: Sequence[Row]) -> list[Row]:
+    """Those whose mean on val is, for its noise, not apart from that of a neighbour by MACs."""
+    found = {row.trial_id: [t.val for t in _finished(config, row)] for row in rows}
+    several = [np.var(vals, ddof=1) for vals in found.values() if len(vals) > 1]
+    rows = sorted((row for row in rows if found[row.trial_id]), key=lambda row: row.macs)
+    if not several:
+        return rows
+    # the members' trainings are alike: a pooled variance is surer than one of two values
+    errors = {name: np.sqrt(np.mean(several) / max(len(vals), 1)) for name, vals in found.items()}
+    close = set()
+    for a, b in itertools.pairwise(row.trial_id for row in rows):
+        apart = np.mean(found[b]) - np.mean(found[a])
+        if apart < APART * np.hypot(errors[a], errors[b]):
+            close |= {a, b}
+    return [row for row in rows if row.trial_id in close]
+
+
 def _members(base: Base, rows: Sequence[Row]) -> list[Row]:
     """The frontier of single trainings, and the base model, which a lucky one may dominate."""
     members = [rows[i] for i in front.front(front.points_of(rows))]
@@ -103,6 +153,10 @@ def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:
     if _is_whole(base, row):
         weights = storage.inside(config.out, row.checkpoint)
         return (Training(row.seed, base.val, base.test, 0.0, 0.0, weights),)
+    return _finished(config, row)
+
+
+def _finished(config: Config, row: Row) -> tuple[Training, ...]:
     found = [trainings.stored(config, row, k) for k in trainings.repeats(config)]
     return tuple(training for training in found if training is not None)
 

@@ -75,8 +75,11 @@ class SearchConfig:
         screen: One trial of so many is fine-tuned (0: all): those that promise most new
             hypervolume by their accuracy after repair. Screened trials count as trials. Of use
             where that accuracy is well above chance (see repair); 5 is good.
-        final_seeds: How often each member of the frontier is trained anew at the end, for the mean
-            and std of its test accuracy; 0 keeps the weights that it has.
+        final_points: Most points of the frontier that are trained anew at the end: those that leave
+            the most hypervolume, by accuracies smoothed over all trials; 0 is no limit.
+        final_seeds: How often at most each of them is trained anew, for the mean and std of its
+            test accuracy: twice, and further where neighbours' accuracies overlap; 0 keeps the
+            weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.
         keep_checkpoints: Which finished trials keep their weights: those on the frontier, or all.
         reference_point: Hypervolume's reference point, [MACs for one image, accuracy as a
@@ -104,6 +107,7 @@ class SearchConfig:
     stratify: bool = True
     early_stopping: Literal["off", "mo-asha"] = "off"
     screen: int = 0
+    final_points: int = 12
     final_seeds: int = 3
     final_epochs: float | None = None
     keep_checkpoints: Literal["frontier", "all"] = "frontier"

@@ -54,6 +54,7 @@ def _validate_search(s: SearchConfig) -> None:
     _need(0 <= offset < 1, "search.offset_range", offset, "a share from 0 to below 1, as in 0.5")
     _need(s.divisor == "auto" or s.divisor >= 1, "search.divisor", s.divisor, "auto, or 1 or more")
     _need(s.screen >= 0, "search.screen", s.screen, "0 (off) or more")
+    _need(s.final_points >= 0, "search.final_points", s.final_points, "0 (no limit) or more")
     _need(s.final_seeds >= 0, "search.final_seeds", s.final_seeds, "0 or more")
     for key in ("final_epochs", "trial_timeout_s"):
         value = getattr(s, key)

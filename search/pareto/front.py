@@ -104,6 +104,32 @@ def order(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
     return np.lexsort((-crowding(points, rank), rank))
 
 
+def subset(points: ArrayLike, count: int, reference: Reference) -> Indices:
+    """Indices int64 [count] of the points of a front that leave the most hypervolume, by MACs.
+
+    points: a front [N, 2] by MACs ascending. Exact, by dynamic programming over the steps of the
+    staircase: O(count · N²). Auger et al., Theory of the hypervolume indicator (2009).
+    """
+    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    total = len(values)
+    if count >= total:
+        return np.arange(total)
+    macs = np.minimum(values[:, 0] / (reference.base_macs * reference.macs), 1.0)
+    gain = np.maximum(values[:, 1] - reference.accuracy, 0.0)
+    best = gain * (1.0 - macs)  # of one point and all that lies right of it
+    choice = np.zeros((count, total), dtype=np.int64)
+    step = macs[None, :] - macs[:, None]
+    for k in range(1, count):
+        area = gain[:, None] * step + best[None, :]
+        area[np.tril_indices(total)] = -np.inf
+        choice[k] = area.argmax(1)
+        best = area.max(1)
+    chosen = [int(best.argmax())]
+    for k in range(count - 1, 0, -1):
+        chosen.append(int(choice[k, chosen[-1]]))
+    return np.array(chosen)
+
+
 def knee(points: ArrayLike, feasible: ArrayLike | None = None) -> int | None:
     """Index of the front's point farthest above the line between its ends; None without one."""
     index = front(points, feasible)

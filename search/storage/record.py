@@ -26,6 +26,7 @@ FREE = (
     "search.stratify",
     "search.early_stopping",
     "search.screen",
+    "search.final_points",
     "search.final_seeds",
     "search.final_epochs",
     "search.keep_checkpoints",

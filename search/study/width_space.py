@@ -94,9 +94,7 @@ class WidthSpace:
         self.limits = limits or Limits()
         self.low, self.high = mac_range(cost, lat, low, high, self.limits.max_params)
         self.offset_range = offset_range
-        if offsets == "auto":
-            offsets = "stage" if len(graph.groups) > MANY_GROUPS else "group"
-        members = {"group": _by_group, "stage": _by_stage, "none": lambda graph: {}}[offsets](graph)
+        members = offset_groups(graph, offsets)
         self.members: dict[str, list[int]] = {OFFSET + name: m for name, m in members.items()}
         self.phase = _phases(self.members.values(), lat.step)
         self._distributions: Distributions = {
@@ -192,6 +190,13 @@ def neighbour(lat: Lattice, widths: Sequence[int], rng: np.random.Generator) -> 
         vector = np.where(chosen, step, vector)
         chosen &= rng.random(len(vector)) < 0.5
     return vector
+
+
+def offset_groups(graph: ChannelGraph, offsets: str) -> dict[str, list[int]]:
+    """Which groups' widths move together, by name. offsets: group | stage | auto | none."""
+    if offsets == "auto":
+        offsets = "stage" if len(graph.groups) > MANY_GROUPS else "group"
+    return {"group": _by_group, "stage": _by_stage, "none": lambda graph: {}}[offsets](graph)
 
 
 def _by_group(graph: ChannelGraph) -> dict[str, list[int]]:

@@ -24,7 +24,10 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     whole, slim = runs.make_rows(2)
     rows = [replace(whole, top1_val=0.95, epochs=0.0), replace(slim, top1_val=0.96)]
     widths = {group.name: group.channels for group in runs.GRAPH.groups}
-    base: Any = SimpleNamespace(val=0.95, test=0.94, info=SimpleNamespace(widths=widths))
+    base: Any = SimpleNamespace(
+        val=0.95, test=0.94, info=SimpleNamespace(widths=widths, classes=10)
+    )
+    base.channel_graph = lambda: runs.GRAPH
     trained = []
 
     def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
@@ -53,7 +56,8 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     """Also where the run has another name than when the trial ended."""
     config = configuration.load(["digits", f"--out={tmp_path}/now", "--search.final_seeds=2"])
     slim = replace(runs.make_rows(2)[1], checkpoint="/was/elsewhere/checkpoints/a.safetensors")
-    base: Any = SimpleNamespace(info=SimpleNamespace(widths={}))
+    base: Any = SimpleNamespace(info=SimpleNamespace(widths={}, classes=10))
+    base.channel_graph = lambda: runs.GRAPH
     monkeypatch.setattr(retrain, "train_all", lambda *args: None)
     said: list[str] = []
     (member,) = final.measure(config, base, [slim], cluster.Share(1.0, 0.0, 1), said.append)
@@ -87,3 +91,30 @@ def test_seconds_are_those_of_the_search_s_own_trainings(tmp_path: Path) -> None
     assert final.seconds(config) == 5.0
     (tmp_path / "run" / "finals" / f"{row.trial_id}-9-1.json").write_text("damaged")
     assert final.seconds(config) == 5.0
+
+
+def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four points: the middle two within their noise of each other, the others far apart."""
+    config = configuration.load(["digits", f"--out={tmp_path}/run", "--search.final_seeds=5"])
+    one = runs.make_rows(2)[1]
+    tops = (0.6, 0.8, 0.802, 0.95)
+    rows = [
+        replace(one, trial_id=f"0000{i}-x", macs=10_000 * (i + 1), top1_val=top1)
+        for i, top1 in enumerate(tops)
+    ]
+    base: Any = SimpleNamespace(info=SimpleNamespace(widths={}, classes=10))
+    base.channel_graph = lambda: runs.GRAPH
+    trained: list[tuple[str, int]] = []
+
+    def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
+        for row, k in jobs:
+            trained.append((row.trial_id, k))
+            val = row.top1_val + (0.002 if k % 2 else -0.002)
+            retrain.store(config, row, k, Training(k, val, val, 1.0, 1.0, "x"))
+
+    monkeypatch.setattr(retrain, "train_all", train_all)
+    members = final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
+    assert [len(m.trainings) for m in members] == [2, 5, 5, 2]
+    again = list(trained)
+    final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
+    assert trained == again, "a finished training is not repeated"

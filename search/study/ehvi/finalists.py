@@ -1,0 +1,62 @@
+"""Who is trained to the end: a subset of the frontier, by accuracies without their noise.
+
+The frontier of single trainings is the best of many noisy values. Smoothed accuracies cost nothing,
+and a network that was unlucky is on their frontier all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.graph import ChannelGraph, Cost
+from search.pareto import Reference, front
+from search.storage import Row
+from search.study.ehvi.surrogate import Inputs, Networks, Surrogate
+from search.study.width_space import offset_groups
+
+FEWEST = 12  # trials, before their accuracies are smoothed
+MOST = 512  # trials that are smoothed, the best by rank
+Array = NDArray[np.float64]
+
+
+def smoothed(rows: Sequence[Row], graph: ChannelGraph, cost: Cost) -> tuple[Array, Array]:
+    """Accuracies [N] of complete trials as fractions, and their standard deviations [N].
+
+    As measured, with deviations of 0, where trials are too few to learn from.
+    """
+    measured = front.points_of(rows)[:, 1]
+    if len(rows) < FEWEST:
+        return measured, np.zeros(len(rows))
+    W = np.array([row.widths for row in rows], dtype=np.int64)
+    methods = tuple(row.method for row in rows)
+    stages = list(offset_groups(graph, "auto").values())
+    inputs = Inputs(cost, graph.widths, stages, tuple(dict.fromkeys(methods)))
+    return Surrogate(inputs, Networks(W, methods, measured)).predict(Networks.untried(W, methods))
+
+
+def finalists(
+    rows: Sequence[Row], count: int, graph: ChannelGraph, cost: Cost, reference: Reference
+) -> list[Row]:
+    """At most `count` complete trials, by MACs; 0 is no limit.
+
+    Those of the frontier of smoothed accuracies that leave the most hypervolume; where it has
+    fewer, those next to it have a second chance.
+    """
+    best = front.order(front.points_of(rows))[:MOST]
+    rows = [rows[i] for i in np.sort(best)]
+    mean, std = smoothed(rows, graph, cost)
+    macs = front.points_of(rows)[:, 0]
+    points = np.column_stack([macs, mean])
+    on = front.front(points)
+    if count and len(on) > count:
+        on = on[front.subset(points[on], count, reference)]
+    elif count and len(on):
+        level = mean[on][np.searchsorted(macs[on], macs, side="right") - 1]
+        behind = (level - mean) / np.maximum(std, 1e-12)  # in its own deviations
+        near = np.setdiff1d(np.flatnonzero(behind < 1), on)
+        near = near[np.argsort(behind[near], kind="stable")][: count - len(on)]
+        on = np.append(on, near)
+    return sorted((rows[i] for i in on), key=lambda row: (row.macs, row.trial_id))
