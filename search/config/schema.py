@@ -76,7 +76,8 @@ class SearchConfig:
             hypervolume by their accuracy after repair. Screened trials count as trials. Of use
             where that accuracy is well above chance (see repair); 5 is good.
         final_points: Most points of the frontier that are trained anew at the end: those that leave
-            the most hypervolume, by accuracies smoothed over all trials; 0 is no limit.
+            the most hypervolume, by accuracies smoothed over all trials; 0 takes the
+            whole frontier as measured.
         final_seeds: How often at most each of them is trained anew, for the mean and std of its
             test accuracy: twice, and further where neighbours' accuracies overlap; 0 keeps the
             weights that it has.

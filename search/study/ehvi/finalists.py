@@ -40,20 +40,22 @@ def smoothed(rows: Sequence[Row], graph: ChannelGraph, cost: Cost) -> tuple[Arra
 def finalists(
     rows: Sequence[Row], count: int, graph: ChannelGraph, cost: Cost, reference: Reference
 ) -> list[Row]:
-    """At most `count` complete trials, by MACs; 0 is no limit.
+    """At most `count` complete trials, by MACs; 0 takes the whole frontier as it was measured.
 
     Those of the frontier of smoothed accuracies that leave the most hypervolume; where it has
     fewer, those next to it have a second chance.
     """
+    if not count:
+        return [rows[i] for i in front.front(front.points_of(rows))]
     best = front.order(front.points_of(rows))[:MOST]
     rows = [rows[i] for i in np.sort(best)]
     mean, std = smoothed(rows, graph, cost)
     macs = front.points_of(rows)[:, 0]
     points = np.column_stack([macs, mean])
     on = front.front(points)
-    if count and len(on) > count:
+    if len(on) > count:
         on = on[front.subset(points[on], count, reference)]
-    elif count and len(on):
+    elif len(on):
         level = mean[on][np.searchsorted(macs[on], macs, side="right") - 1]
         behind = (level - mean) / np.maximum(std, 1e-12)  # in its own deviations
         near = np.setdiff1d(np.flatnonzero(behind < 1), on)
