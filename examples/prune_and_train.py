@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pruning
-from pruning.models.registry import resolve
+from pruning.models import resolve
 
 
 def digits() -> tuple[Tensor, Tensor]:

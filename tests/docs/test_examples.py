@@ -1,0 +1,56 @@
+"""Each example runs as its reader runs it, with few trials and epochs, and does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.docs.blocks import REPOSITORY
+
+EXAMPLES = REPOSITORY / "examples"
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """What an example prints; its folder is the working one, as a reader's would be."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def percents(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"([\d.]+)%", text)]
+
+
+def test_every_example_is_run_here() -> None:
+    own = Path(__file__).read_text()
+    assert not [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in own]
+
+
+def test_own_network(tmp_path: Path) -> None:
+    """The MAC targets are met, and at three quarters the repair loses little."""
+    whole, *slim = run("own_network.py", tmp_path, "--epochs", "3").splitlines()
+    (base,) = percents(whole)
+    asked = [percents(line) for line in slim]
+    assert [row[0] for row in asked] == [75, 50, 25]
+    assert all(macs <= share for share, macs, _ in asked)
+    assert asked[0][2] > base - 5
+
+
+def test_prune_and_train(tmp_path: Path) -> None:
+    """Training brings back what the repair left out."""
+    lines = run("prune_and_train.py", tmp_path, "--base-epochs", "6", "--epochs", "2").splitlines()
+    whole, repaired, trained = (percents(line)[0] for line in lines)
+    assert whole > 85
+    assert 30 < repaired < trained + 1
+    assert trained > whole - 10
