@@ -1,34 +1,41 @@
-"""Image files streamed to the device: for sets that are too large to live there."""
+"""A set too large for the device: encoded images, decoded by threads on the way to it."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from pruning.data import sharing as shared
+from pruning.data.crops import shorter_side
+from pruning.data.decoding import View
 from pruning.data.images import Augment, Batch, Batches, Index, augmentation, normalisation
+from pruning.data.passes import Broken, Pass, Piece, cores
+from pruning.data.sharing import Sharing
+from pruning.data.storage import Storage
+from pruning.errors import UserError
 
-if TYPE_CHECKING:
-    from torchvision.transforms import v2
+THREADS = 16  # at most
 
 
 @dataclass(frozen=True)
 class StreamSet:
-    """A set too large for the device: image files, decoded by worker processes on the way.
+    """Images of a storage, cropped to `size` pixels each way.
 
-    files: str [N]; labels: int64 [N] on the CPU; size: side of the square input in pixels.
-    Unaugmented images are resized (see `shorter_side`) and centre-cropped. "crop-flip" takes
-    random resized crops and mirrors, "flip" mirrors the centre crop. workers: processes per pass.
+    rows: int64 [N], in the storage; labels: int64 [N] on the CPU. Unaugmented images are resized
+    to `short` pixels on their shorter side (0: see `shorter_side`) and centre-cropped;
+    "crop-flip" takes random resized crops and mirrors, "flip" mirrors the centre crop.
+    threads: that decode (0: one a core). sharing: with other processes of this machine.
+    broken: the images that could not be read so far.
     """
 
-    files: np.ndarray
+    storage: Storage
+    rows: np.ndarray
     labels: Tensor
     size: int
     mean: tuple[float, ...]
@@ -36,10 +43,14 @@ class StreamSet:
     classes: int
     augment: str = "crop-flip"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workers: int = min(16, len(os.sched_getaffinity(0)))
+    short: int = 0
+    interpolation: str = "bilinear"
+    threads: int = 0
+    sharing: Sharing | None = None
+    broken: Broken = field(default_factory=Broken)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.rows)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -50,7 +61,7 @@ class StreamSet:
 
     def subset(self, index: Index) -> StreamSet:
         rows = index if isinstance(index, slice) else np.asarray(index)
-        return replace(self, files=self.files[rows], labels=self.labels[rows])
+        return replace(self, rows=self.rows[rows], labels=self.labels[rows])
 
     def batches(
         self,
@@ -60,70 +71,160 @@ class StreamSet:
         augment: str = "none",
         generator: torch.Generator | None = None,
         drop_last: bool = False,
-    ) -> Batches:
-        """As `ImageSet.batches`; deterministic for a given generator and number of workers."""
+    ) -> StreamBatches:
+        """As `ImageSet.batches`: the same for a given generator, whatever the number of threads.
+
+        A broken image is left out of unshuffled passes, and replaced by another in shuffled ones.
+        """
+        if size < 1:
+            raise UserError(f"batch size {size}; it must be at least 1")
         kind = augmentation(self.augment if augment == "auto" else augment)
-        if generator is not None:  # the loader draws on the CPU, whatever the device
-            seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-            generator = torch.Generator().manual_seed(int(seed))
-        loader: DataLoader[Batch] = DataLoader(
-            _Files(self, _transform(self.size, kind)),
-            batch_size=size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            generator=generator,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=self.workers > 0,
-        )
-        return _StreamBatches(self, loader)
+        where = torch.device("cpu") if generator is None else generator.device
+        seed = int(torch.randint(2**62, (), generator=generator, device=where))
+        return StreamBatches(self, size, shuffle, kind, seed, drop_last)
+
+    def name(self, view: View) -> str:
+        """20 hex digits of what is decoded, and how."""
+        digest = hashlib.sha256(f"1 {self.storage.digest} {view}".encode())
+        digest.update(np.ascontiguousarray(self.rows, dtype=np.int64).tobytes())
+        return digest.hexdigest()[:20]
 
 
-def shorter_side(size: int) -> int:
-    """Pixels to which an image's shorter side is resized before its centre crop to `size`.
+class StreamBatches(Batches):
+    """Passes over a StreamSet; the n-th one begun is epoch n - 1."""
 
-    The 256/224 of ImageNet evaluation for large inputs; small ones keep all they have.
-    """
-    return round(size * 256 / 224) if size >= 128 else size
-
-
-@dataclass(frozen=True)
-class _StreamBatches:
-    source: StreamSet
-    loader: DataLoader[Batch]
+    def __init__(
+        self,
+        source: StreamSet,
+        size: int,
+        shuffle: bool,
+        augment: Augment,
+        seed: int,
+        drop_last: bool,
+    ) -> None:
+        self.source, self.size, self.shuffle, self.augment = source, size, shuffle, augment
+        self.seed, self.drop_last, self.epoch = seed, drop_last, 0
+        self.buffers = _Buffers()
 
     def __len__(self) -> int:
-        return len(self.loader)
+        full, rest = divmod(len(self.source), self.size)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        device = self.source.device
-        scale, shift = normalisation(self.source.mean, self.source.std, device)
-        for images, labels in self.loader:
-            pixels = images.to(device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
-            x = pixels.to(torch.float32).mul_(scale).add_(shift).permute(0, 3, 1, 2)
-            yield x, labels.to(device, non_blocking=True)
+        self.epoch += 1
+        return self.at(self.epoch - 1)
+
+    def at(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `first` on, at no cost for those before it."""
+        normalise = normalisation(self.source.mean, self.source.std, self.source.device)
+        for pieces in _regrouped(self._pieces(epoch, first), self.size, self.drop_last):
+            yield self._batch(pieces, *normalise)
+
+    def _pieces(self, epoch: int, first: int) -> Iterator[Piece]:
+        source = self.source
+        view = View(
+            source.size,
+            source.short or shorter_side(source.size),
+            source.interpolation,
+            self.augment.pad > 0,
+        )
+        name = source.name(view) if source.sharing else ""
+        draws = self.augment.pad > 0 or self.augment.flip
+        once = Pass(
+            source.storage,
+            source.rows,
+            view,
+            self.seed,
+            epoch,
+            self.shuffle,
+            draws,
+            self.shuffle,
+            source.threads or min(THREADS, cores()),
+            source.broken,
+            source.sharing,
+            name,
+        )
+        if source.sharing and not self.shuffle and not draws:
+            kept = shared.kept(
+                source.sharing, name, len(source), source.size, lambda: _in_storage_order(once)
+            )
+            if kept is not None:
+                yield from _from_file(kept, first * self.size, self.size)
+                return
+        for piece in once.run(first * self.size, self.size):
+            mirror = piece.mirror if self.augment.flip else None
+            yield replace(piece, mirror=mirror)
+
+    def _batch(self, pieces: list[Piece], scale: Tensor, shift: Tensor) -> Batch:
+        source = self.source
+        positions = np.concatenate([p.positions for p in pieces])
+        shape = (len(positions), source.size, source.size, 3)
+        flips = [np.zeros(len(p.positions), bool) if p.mirror is None else p.mirror for p in pieces]
+        mirrored = torch.from_numpy(np.flatnonzero(np.concatenate(flips)))
+        on_cpu = source.device.type == "cpu"
+        if on_cpu:
+            pixels = self.buffers.take(shape)
+        else:
+            pin = source.device.type == "cuda"
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        start = 0
+        for piece in pieces:
+            stop = start + len(piece.positions)
+            pixels[start:stop].copy_(torch.from_numpy(piece.pixels))
+            start = stop
+        x = pixels if on_cpu else pixels.to(source.device, non_blocking=True)
+        if len(mirrored):
+            index = mirrored.to(source.device)
+            x[index] = x[index].flip(2)
+        # in place where it is float already, which is the CPU's way
+        x = x.to(torch.float32).mul_(scale).add_(shift).permute(0, 3, 1, 2)
+        y = source.labels[torch.from_numpy(positions)]
+        return x, y.to(source.device, non_blocking=True)
 
 
-class _Files(Dataset[Batch]):
-    """Decodes one file at a time, inside a worker process."""
+class _Buffers:
+    """float32 memory, taken again once nobody holds it: fresh pages cost more than all else."""
 
-    def __init__(self, source: StreamSet, transform: v2.Compose) -> None:
-        self.source, self.transform = source, transform
+    def __init__(self, count: int = 3) -> None:
+        self.count = count
+        self.arrays: list[np.ndarray] = []
 
-    def __len__(self) -> int:
-        return len(self.source)
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        for array in self.arrays:
+            # the list, the loop and the call hold it; a tensor on it would be a fourth
+            if array.shape == shape and sys.getrefcount(array) == 3:
+                return torch.from_numpy(array)
+        array = np.empty(shape, np.float32)
+        self.arrays = [*self.arrays[-self.count + 1 :], array]
+        return torch.from_numpy(array)
 
-    def __getitem__(self, index: int) -> Batch:
-        with Image.open(str(self.source.files[index])) as image:
-            return self.transform(image.convert("RGB")), self.source.labels[index]
+
+def _regrouped(pieces: Iterator[Piece], size: int, drop_last: bool) -> Iterator[list[Piece]]:
+    """The same images in groups of `size`."""
+    group: list[Piece] = []
+    have = 0
+    for piece in pieces:
+        while len(piece.positions):
+            need = size - have
+            head, piece = piece.until(need), piece.after(need)
+            group.append(head)
+            have += len(head.positions)
+            if have == size:
+                yield group
+                group, have = [], 0
+    if group and not drop_last:
+        yield group
 
 
-def _transform(size: int, augment: Augment) -> v2.Compose:
-    from torchvision.transforms import v2  # takes a second, and most sets are not streamed
+def _in_storage_order(once: Pass) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    along = np.argsort(once.rows, kind="stable")
+    for piece in replace(once, rows=once.rows[along]).run():
+        yield along[piece.positions], piece.pixels
 
-    if augment.pad:
-        crop: list[Any] = [v2.RandomResizedCrop(size)]
-    else:
-        crop = [v2.Resize(shorter_side(size)), v2.CenterCrop(size)]
-    flip = [v2.RandomHorizontalFlip()] if augment.flip else []
-    return v2.Compose([*crop, *flip, v2.PILToTensor()])
+
+def _from_file(kept: shared.Kept, first: int, chunk: int) -> Iterator[Piece]:
+    for start in range(first, len(kept.good), chunk):
+        stop = min(start + chunk, len(kept.good))
+        good = np.flatnonzero(kept.good[start:stop])
+        pixels = kept.read(start, stop)
+        yield Piece(start + good, pixels if len(good) == len(pixels) else pixels[good], None)
