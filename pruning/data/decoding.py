@@ -51,11 +51,7 @@ class View:
         """
         if self.random and draws is not None:
             return self._random(data, draws)
-        image = decode(data)
-        height, width, _ = image.shape
-        if (height, width) == (self.size, self.size) and self.short == self.size:
-            return image
-        return fit(image, self.size, self.short, self.interpolation)
+        return fit(decode(data), self.size, self.short, self.interpolation)
 
     def _random(self, data: Encoded, draws: np.ndarray) -> np.ndarray:
         known = _header(data)

@@ -23,9 +23,17 @@ WAITS = (0.2, 1.0, 3.0)  # seconds before what cannot be read is tried again, fo
 class Storage(Protocol):
     """The encoded images of a split. Row r lies in unit `unit_of[r]`, as its `offset_of[r]`th."""
 
-    unit_of: np.ndarray  # int64 [N]
-    offset_of: np.ndarray  # int64 [N]
-    unit_bytes: np.ndarray  # int64 [units]
+    @property
+    def unit_of(self) -> np.ndarray:
+        """int64 [N]"""
+
+    @property
+    def offset_of(self) -> np.ndarray:
+        """int64 [N]"""
+
+    @property
+    def unit_bytes(self) -> np.ndarray:
+        """int64 [units], encoded."""
 
     def load(self, unit: int) -> Sequence[Encoded]:
         """All images of a unit. UserError where it is gone or cannot be read."""

@@ -43,9 +43,11 @@ def finetune(
     seed: int = 0,
     device: torch.device | str | None = None,
     teacher: nn.Module | None = None,
+    data_seed: int | None = None,
 ) -> Iterator[EpochResult]:
     """Train `model` in place, one result per epoch; the caller may stop between any two.
 
+    data_seed: of the images' order and augmentation, where it should not be `seed`.
     Model and teacher move to `device` (default: the set's). The model ends in evaluation mode.
     Raises FloatingPointError once an epoch's loss is not finite.
     """
@@ -54,15 +56,21 @@ def finetune(
     if recipe.distill and teacher is None:
         raise UserError(f"distill is {recipe.distill} without a teacher; pass one or set it to 0")
     train = train.to(device) if device is not None else train
-    return _epochs(model, train, recipe, seed, teacher if recipe.distill else None)
+    order = seed if data_seed is None else data_seed
+    return _epochs(model, train, recipe, seed, order, teacher if recipe.distill else None)
 
 
 def _epochs(
-    model: nn.Module, train: Images, recipe: Recipe, seed: int, teacher: nn.Module | None
+    model: nn.Module,
+    train: Images,
+    recipe: Recipe,
+    seed: int,
+    order: int,
+    teacher: nn.Module | None,
 ) -> Iterator[EpochResult]:
     device = train.device
     batch = min(recipe.batch, len(train))
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(order)
     batches = train.batches(
         batch, shuffle=True, augment=recipe.augment, generator=generator, drop_last=True
     )

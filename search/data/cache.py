@@ -8,9 +8,7 @@ same time.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from pruning.data import shorter_side
+from pruning.data import BrokenImageError, cores, decode, fit, shorter_side
 from pruning.errors import UserError
+from search.data.reader import cache_folder
+from search.data.spec import DataConfig
 
 CHUNK = 512  # images decoded at a time: bounds memory, keeps all threads busy
-FORMAT = 1  # of the cache; raise it when decoding changes
+FORMAT = 2  # of the cache; raise it when decoding changes
 
 
 def cached(
@@ -33,13 +32,15 @@ def cached(
     key: Any,
     size: int,
     rows: Callable[[], tuple[np.ndarray, Iterator[Any]]],
+    config: DataConfig | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(pixels uint8 [N, size, size, 3], memory-mapped; labels int64 [N]).
 
     `rows` gives labels and images, as arrays or as (place, encoded bytes); called on a miss.
     """
-    digest = hashlib.sha256(json.dumps([FORMAT, name, key]).encode()).hexdigest()[:20]
-    top = Path(os.environ.get("SLIMFRONT_CACHE") or "~/.cache/slimfront").expanduser()
+    how = [config.resize, config.interpolation] if config else []
+    digest = hashlib.sha256(json.dumps([FORMAT, name, key, size, how]).encode()).hexdigest()[:20]
+    top = cache_folder()
     folder = top / f"{name}-{digest}"
     if not folder.is_dir():
         labels, stream = rows()
@@ -53,7 +54,7 @@ def cached(
                 f"cannot write the image cache {top} ({error.strerror}); set SLIMFRONT_CACHE"
             ) from error
         try:
-            _decode(part / "images.npy", labels, stream, size)
+            _decode(part / "images.npy", labels, stream, size, config)
             np.save(part / "labels.npy", labels, allow_pickle=False)
             part.rename(folder)
         except BaseException as error:
@@ -65,33 +66,35 @@ def cached(
     return pixels, np.load(folder / "labels.npy", allow_pickle=False)
 
 
-def _decode(path: Path, labels: np.ndarray, stream: Iterator[Any], size: int) -> None:
+def _decode(
+    path: Path, labels: np.ndarray, stream: Iterator[Any], size: int, config: DataConfig | None
+) -> None:
     out = np.lib.format.open_memmap(
         path, mode="w+", dtype=np.uint8, shape=(len(labels), size, size, 3)
     )
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    short = (config.resize if config else None) or shorter_side(size)
+    interpolation = config.interpolation if config else "bilinear"
+
+    def pixels(item: Any) -> np.ndarray:
+        return _pixels(item, size, short, interpolation)
+
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(labels), CHUNK):
             count = min(CHUNK, len(labels) - start)
             chunk = [next(stream) for _ in range(count)]
-            for i, pixels in enumerate(pool.map(lambda item: _pixels(item, size), chunk), start):
-                out[i] = pixels
+            for i, decoded in enumerate(pool.map(pixels, chunk), start):
+                out[i] = decoded
     out.flush()
 
 
-def _pixels(item: Any, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: as it is, or its shorter side resized, then centre-cropped."""
+def _pixels(item: Any, size: int, short: int, interpolation: str) -> np.ndarray:
+    """uint8 [size, size, 3]: the shorter side resized, then the centre."""
     if isinstance(item, np.ndarray):
-        image = Image.fromarray(item)
+        image = item
     else:
         place, data = item
         try:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image = decode(data)
+        except BrokenImageError as error:
             raise UserError(f"{place} is no readable image; replace or remove it") from error
-    if image.size == (size, size):
-        return np.asarray(image)
-    scale = shorter_side(size) / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return fit(image, size, short, interpolation)

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,15 @@ class DataConfig:
         augment: Random changes of training images: none, flip, crop-flip, shift, or auto (the data
             set's usual one).
         download: Fetch CIFAR into root where it is missing (true or false).
-        resident_gb: Image folders that need more than this, in GB, are decoded anew in each pass
-            instead of being kept on the device.
+        resize: Pixels to which the shorter side is resized before the centre crop of scoring; null
+            is image_size * 256 / 224 from 128 pixels on, below image_size.
+        interpolation: Of resizing, antialiased: bilinear or bicubic.
+        resident_gb: A split that needs more than this, in GB, decoded, is streamed from its files
+            in each pass, instead of being kept on the device.
+        kept_gb: Of a streamed data set, the images for scoring and measuring are kept decoded in
+            $SLIMFRONT_CACHE, where they need less than this, in GB; otherwise decoded each time.
+        shared_gb: Disk for decoded training images in $SLIMFRONT_CACHE, in GB, by which the trials
+            on a machine decode each image once, not once for each of them; 0 is off.
     """
 
     name: str = "digits"
@@ -52,7 +59,11 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     augment: str = "auto"
     download: bool = False
+    resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     resident_gb: float = 8.0
+    kept_gb: float = 16.0
+    shared_gb: float = 4.0
 
 
 class Kind(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from pruning.data import Images
 from pruning.errors import UserError
 from search.data import sources
-from search.data.sources import Source
+from search.data.reader import Source
 from search.data.spec import DataConfig, kind, rule
 
 
@@ -43,11 +43,9 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     classes = known.classes or train.classes
     for name, part in (("train", train), ("val", val), ("test", test)):
         _check(name, part.labels, classes, config)
-    mean, std = config.mean or known.mean, config.std or known.std
-    augment = known.augment if config.augment == "auto" else config.augment
 
     def images(part: Source) -> Images:
-        return sources.images(part, mean=mean, std=std, classes=classes, augment=augment)
+        return sources.images(part, config, known, classes)
 
     whole = images(train)
     if rows is None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pruning import methods, oneshot
-from pruning.data import Images
+from pruning.data import Images, StreamSet
 from pruning.errors import UserError
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, settle
@@ -166,7 +166,9 @@ def _attempt(
         return
     if epochs:
         yield report | {"wall_s": time.perf_counter() - began}
-        passes = finetune(model, work.train, recipe, seed=seed, teacher=work.model)
+        # streams are decoded once for all trials of a machine, where their orders are one
+        order = work.config.seed if isinstance(work.train, StreamSet) else None
+        passes = finetune(model, work.train, recipe, seed=seed, teacher=work.model, data_seed=order)
         for i, epoch in enumerate(passes, start=1):
             report["finetune_s"] += epoch.seconds
             report |= {"epochs": epoch.epoch, "top1_val": work.score(model)}

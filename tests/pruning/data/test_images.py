@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pruning.data.images import ImageSet
+from pruning.data.storage import local_files
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 
@@ -148,12 +149,12 @@ def stream(tmp_path: Path) -> StreamSet:
     for i in range(6):
         files.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(files[-1])
-    return StreamSet(np.array(files), torch.arange(6), 16, MEAN, STD, 6, workers=0)
+    return StreamSet(local_files(files), np.arange(6), torch.arange(6), 16, MEAN, STD, 6)
 
 
 def test_a_stream_gives_what_a_resident_set_gives(stream: StreamSet) -> None:
     images = torch.stack(
-        [torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1) for f in stream.files]
+        [torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1) for f in stream.storage.paths]
     )
     resident = ImageSet(images, stream.labels, MEAN, STD, 6)
     for (x, y), (x2, y2) in zip(stream.batches(4), resident.batches(4), strict=True):
@@ -163,16 +164,16 @@ def test_a_stream_gives_what_a_resident_set_gives(stream: StreamSet) -> None:
     assert (len(stream), stream.shape, len(stream.batches(4))) == (6, (3, 16, 16), 2)
 
 
-def test_stream_augmentation_repeats_for_a_seed_through_worker_processes(
+def test_stream_augmentation_repeats_for_a_seed_whatever_the_threads(
     stream: StreamSet,
 ) -> None:
     from dataclasses import replace
 
-    def run(seed: int) -> Tensor:
-        batches = replace(stream, workers=1).batches(
+    def run(seed: int, threads: int = 1) -> Tensor:
+        batches = replace(stream, threads=threads).batches(
             6, shuffle=True, augment="auto", generator=generator(seed)
         )
         return next(iter(batches))[0]
 
-    assert torch.equal(run(1), run(1))
+    assert torch.equal(run(1), run(1, threads=8))
     assert not torch.equal(run(1), run(2))
