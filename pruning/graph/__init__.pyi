@@ -4,6 +4,7 @@ from .channel_graph import Keep as Keep
 from .cost import Cost as Cost
 from .masking import masked as masked
 from .opening import opened as opened
+from .opening import plain as plain
 from .parts import Group as Group
 from .parts import Layer as Layer
 from .parts import Product as Product

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.opening import opened
+from pruning.graph.twins import named_tensors
 
 
 @contextmanager
@@ -21,7 +24,12 @@ def masked(model: nn.Module, graph: ChannelGraph, units: np.ndarray) -> Iterator
     """
     gone = np.zeros(graph.units + 1, dtype=bool)
     gone[units] = True
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = named_tensors(opened(model))
+    if graph.layers and graph.layers[0].weight not in tensors:
+        raise UserError(
+            f"the network has no {graph.layers[0].weight}, which the graph names; "
+            "hand in pruning.plain(model) where weights are computed"
+        )
     saved: list[tuple[Tensor, int, Tensor, Tensor]] = []
     try:
         for (name, axis), owner in graph.axes.items():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from pruning.errors import UserError
+from pruning.graph.twins import named_tensors, twin
 
 
 def opened(model: nn.Module) -> nn.Module:
@@ -28,3 +32,44 @@ def opened(model: nn.Module) -> nn.Module:
     if any(tensor.is_meta for tensor in tensors):
         raise UserError("the network is on the meta device; load its weights first (to_empty)")
     return model
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The network with weights in place of what computes them; itself where nothing does.
+
+    weight_norm, spectral_norm and other parametrisations hold for a network of one width: a copy
+    has them removed, and computes the same.
+    """
+    model = opened(model)
+    if not any(_computed(module) for module in model.modules()):
+        return model
+    tensors = {name: t.detach().clone() for name, t in named_tensors(model).items()}
+    made = twin(model, tensors)
+    modes = [(module, module.training) for module in made.modules()]
+    made.eval()  # or a spectral norm would go on measuring
+    for module in list(made.modules()):
+        _remove(module)
+    for module, training in modes:
+        module.training = training
+    return made
+
+
+def _computed(module: nn.Module) -> bool:
+    old = any(isinstance(h, WeightNorm | SpectralNorm) for h in module._forward_pre_hooks.values())
+    return old or parametrize.is_parametrized(module)
+
+
+def _remove(module: nn.Module) -> None:
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            nn.utils.remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            nn.utils.remove_spectral_norm(module, hook.name)
+    if parametrize.is_parametrized(module):
+        held = module.parametrizations
+        # torch's own removal changes the class, which the copy shares with the original
+        values = {name: getattr(module, name).detach().clone() for name in held}  # type: ignore[union-attr]
+        module.__class__ = type(module).__bases__[0]
+        del module._modules["parametrizations"]
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value))

@@ -42,8 +42,11 @@ class Layer:
 
     @property
     def written(self) -> int:
-        """The weight's axis of output channels; a transposed convolution's is 1."""
-        return int(self.kind == "conv_transpose")
+        """The weight's axis of output channels; a transposed convolution's is 1.
+
+        In a grouped one it is 0: there a block's inputs and outputs go together.
+        """
+        return int(self.kind == "conv_transpose" and self.conv_groups == 1)
 
     @property
     def read(self) -> int:

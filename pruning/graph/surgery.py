@@ -11,13 +11,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.opening import opened
+from pruning.graph.opening import plain
 from pruning.graph.twins import named_tensors, twin
 
 
 def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
     """Copy of `model` with only the kept channels; the model itself is untouched."""
-    model = opened(model)
+    model = plain(model)
     slim = fit_attributes(twin(model, cut_state(named_tensors(model), graph, keep)))
     kept = graph.kept_units(keep)
     numbers = {

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
+import resource
 import signal
 import statistics
 import sys
@@ -31,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pruning
 from pruning.errors import UserError
+from pruning.graph import named_tensors, twin
 from pruning.graph.surgery import cut, resize
 from pruning.graph.tracing.inputs import inputs_of
 from pruning.graph.tracing.tracer import check
@@ -65,23 +68,28 @@ def torchvision_names() -> Iterator[tuple[str, str]]:
 
 
 def timm_names(each: int) -> Iterator[tuple[str, str]]:
-    """The smallest members of every family, by what their names say."""
+    """The smallest members of every family, by what their names say; a round of families each."""
     import timm
 
-    for module in timm.list_modules():
-        if module.startswith("_"):
-            continue
-        known = timm.list_models(module=module)
-        if not known:
-            continue
+    marks = SMALLEST.split()
 
-        def size(name: str) -> tuple[int, int]:
-            marks = SMALLEST.split()
-            return next((i for i, mark in enumerate(marks) if mark in name), len(marks)), len(name)
+    def size(name: str) -> tuple[int, int]:
+        return next((i for i, mark in enumerate(marks) if mark in name), len(marks)), len(name)
 
-        for name in sorted(known, key=size)[:each]:
-            hybrid = any(module.startswith(h) or name.startswith(h) for h in HYBRID)
-            yield f"timm:{name}", "timm hybrids and ViT" if hybrid else "timm CNN"
+    families = [m for m in timm.list_modules() if not m.startswith("_")]
+    known = {family: sorted(timm.list_models(module=family), key=size) for family in families}
+    for i in range(each):
+        for family in families:
+            if i < len(known[family]):
+                name = known[family][i]
+                hybrid = any(family.startswith(h) or name.startswith(h) for h in HYBRID)
+                yield f"timm:{name}", "timm hybrids and ViT" if hybrid else "timm CNN"
+
+
+def in_turn(*sources: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """One of each source in turn, so that a part of the sweep has something of everything."""
+    for round_ in itertools.zip_longest(*sources):
+        yield from (found for found in round_ if found is not None)
 
 
 def build(spec: str) -> nn.Module:
@@ -127,11 +135,23 @@ def example_of(spec: str, model: nn.Module) -> Any:
 def counted(model: nn.Module, example: Any) -> float:
     """MACs for one image by torch's own counter."""
     torch.backends.mha.set_fastpath_enabled(False)
-    args, kwargs = inputs_of(model, example, images=1).on("cpu")
-    images = inputs_of(model, example, images=1).images
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(*args, **kwargs)
-    return counter.get_total_flops() / 2 / images
+    inputs = inputs_of(model, example, images=1)
+    tensors = named_tensors(model)
+    shapes = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    # shapes are all that counts, unless the code asks for values
+    # torch's counter watches gradients where there are any
+    frozen = twin(model, tensors).requires_grad_(False)
+    for net, device in ((twin(frozen, shapes), "meta"), (frozen, "cpu")):
+        args, kwargs = inputs.on(device)
+        try:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                net.eval()(*args, **kwargs)
+        except Exception:
+            if device == "cpu":
+                raise
+            continue
+        break
+    return counter.get_total_flops() / 2 / inputs.images
 
 
 def loss_of(value: Any) -> Tensor:
@@ -226,11 +246,15 @@ def theirs(model: nn.Module, example: Any) -> str:
 
 
 def in_process(job: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any]:
-    """The job's result from a process of its own; {"error": …} if it failed or took too long."""
+    """The job's result from a process of its own; {"error": …} if it failed or took too long.
+
+    limit: seconds of one core.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
+        resource.setrlimit(resource.RLIMIT_CPU, (round(limit), round(limit)))
         try:
             found = job()
         except UserError as error:
@@ -250,16 +274,30 @@ def in_process(job: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any
                 break
         except BlockingIOError:
             time.sleep(0.05)
-        if time.monotonic() - began > limit:
+        if time.monotonic() - began > 10 * limit:
             os.kill(child, signal.SIGKILL)
             data = b'{"error": "timeout"}'
             break
     os.waitpid(child, 0)
     os.close(read)
-    return json.loads(data or b'{"error": "died"}')
+    return json.loads(data or b'{"error": "timeout"}')
 
 
-def one(spec: str, limit: float, peer: bool) -> dict[str, Any]:
+def parameters(spec: str) -> dict[str, Any]:
+    """How many there are, without making them."""
+    try:
+        with torch.device("meta"):
+            model = build(spec)
+    except Exception:
+        model = build(spec)  # its code asks for values
+    return {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def one(spec: str, limit: float, peer: bool, most: float) -> dict[str, Any]:
+    size = in_process(lambda: parameters(spec), limit).get("parameters", 0)
+    if size > most * 1e6:
+        return {"skipped": f"{size / 1e6:.0f} M parameters"}
+
     def mine() -> dict[str, Any]:
         model = build(spec).eval()
         return ours(spec, model, example_of(spec, model))
@@ -281,6 +319,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         " 0.1 % | trains | loads | trace s, median / worst | torch-pruning works / wrong / crash |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    rows = [row for row in rows if "skipped" not in row]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         ran = [row for row in own if "error" not in row]
@@ -312,7 +351,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "reach.jsonl")
     parser.add_argument("--only", default="*", help="glob pattern of names")
     parser.add_argument("--each", type=int, default=3, help="networks of each timm family")
-    parser.add_argument("--limit", type=float, default=120, help="seconds for one network")
+    parser.add_argument(
+        "--limit", type=float, default=120, help="seconds of one core for a network"
+    )
+    parser.add_argument("--most", type=float, default=150, help="parameters in millions")
     parser.add_argument("--minutes", type=float, default=1e9, help="start none after so long")
     parser.add_argument("--no-peer", action="store_true", help="without torch-pruning")
     parser.add_argument("--table", action="store_true", help="print what --out holds")
@@ -326,14 +368,20 @@ def main() -> None:
         print(table(rows))
         return
     torch.set_num_threads(1)
+    for name in pruning.__all__:
+        getattr(pruning, name)  # loaded before processes fork
     done = {row["name"] for row in rows}
     began = time.monotonic()
-    for spec, kind in (*torchvision_names(), *timm_names(options.each)):
+    for spec, kind in in_turn(torchvision_names(), timm_names(options.each)):
         if spec in done or not fnmatch.fnmatch(spec, options.only):
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
-        row = {"name": spec, "kind": kind, **one(spec, options.limit, not options.no_peer)}
+        row = {
+            "name": spec,
+            "kind": kind,
+            **one(spec, options.limit, not options.no_peer, options.most),
+        }
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), file=sys.stderr)

@@ -109,7 +109,7 @@ def _reasons(record: Record, axes: dict[Key, np.ndarray], free: int) -> dict[str
             reason = why.get(int(local[label]), alone)
             part = "" if stays.all() else f"{stays.sum()} of {len(stays)} channels: "
             fixed[layer.name] = part + reason
-    return fixed
+    return fixed | record.unreached
 
 
 @dataclass

@@ -51,6 +51,7 @@ class Record:
     counts: list[tuple[str, str, int | None, Tensor]] = field(default_factory=list)
     owner: Callable[[], tuple[str, Mapping[str, object]] | None] = lambda: None
     used: dict[str, None] = field(default_factory=dict)
+    unreached: dict[str, str] = field(default_factory=dict)
     counting: bool = True
 
     def __post_init__(self) -> None:

@@ -42,11 +42,16 @@ def record_of(model: nn.Module, inputs: Inputs, device: torch.device | str) -> R
     Layers that only training reaches are looked up in a second pass, in training mode.
     """
     record = _pass(model, inputs, device, None)
-    unreached = unreached_layers(model, record)
-    if unreached:
+    for name in unreached_layers(model, record):
+        record.unreached[name] = "never reached"
+    if record.unreached:
         # it may ask for targets, or for more than two images
         with contextlib.suppress(Exception):
             _pass(model, inputs, device, record)
+            still = unreached_layers(model, record)
+            record.unreached.update(
+                {name: "used in training only" for name in record.unreached if name not in still}
+            )
     return record
 
 

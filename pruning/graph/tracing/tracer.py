@@ -27,7 +27,7 @@ from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.tracing.grouping import Grouping, group
 from pruning.graph.tracing.inputs import SMALL_SIDE, Inputs, inputs_of
 from pruning.graph.tracing.record import Place, Record
-from pruning.graph.tracing.recorder import record_of, unreached_layers
+from pruning.graph.tracing.recorder import record_of
 from pruning.graph.tracing.verification import Bench, Fault, UnsuitableError, irregular
 
 SMALL = 2**35  # weights × pixels of an image, more than there are MACs
@@ -41,12 +41,10 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     tuple of arguments, a dictionary of keyword arguments. Groups that the network's own code cannot
     run with fewer channels, or not rightly, end up in `fixed`. UserError where it cannot be run.
     """
-    model = opening.opened(model)
+    model = opening.plain(model)
     inputs = inputs_of(model, example)
     record = _record(model, inputs)
     graph = _verified(model, inputs, record)
-    for name in unreached_layers(model, record):
-        graph.fixed.setdefault(name, "never reached")  # type: ignore[attr-defined]
     if graph.uncounted:
         warnings.warn(
             f"MACs of {', '.join(graph.uncounted)} are not counted; costs are too low by them",
@@ -57,7 +55,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
 
 def check(model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 0) -> Fault | None:
     """Compare a network cut to irregular widths with the whole one; None if they agree."""
-    model = opening.opened(model)
+    model = opening.plain(model)
     inputs = inputs_of(model, example)
     record = _record(model, inputs)
     unit_of = np.full(record.count, graph.units)

@@ -21,8 +21,8 @@ def zeroed(net: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
     net = copy.deepcopy(net)
     state, kept = net.state_dict(), graph.kept_units(keep)
     for layer in graph.layers:
-        gone = np.flatnonzero(~kept[graph.axes[layer.weight, 1]])
-        state[layer.weight][:, gone] = 0
+        gone = np.flatnonzero(~kept[graph.axes[layer.weight, layer.read]])
+        state[layer.weight].index_fill_(layer.read, torch.from_numpy(gone), 0)
     return net
 
 

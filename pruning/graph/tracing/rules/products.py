@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pruning.graph.tracing.labels import FIXED, give, labels_of, start, tensors_in, varying
+from pruning.graph.tracing.labels import give, labels_of, start, tensors_in, varying
 from pruning.graph.tracing.record import Record
 
 
@@ -22,7 +22,10 @@ def matmul(record: Record, out: Tensor, a: Tensor, b: Tensor, *args: Any, **kwar
     sides: list[Tensor] = []
     if rows is None or columns is None:
         return _opaque(record, "matmul", macs, out, a, b)
-    changes = [bool((side != FIXED).any()) for side in (rows, columns)]
+    for side in (rows, columns):
+        if not varying(side):
+            record.fix_labels(side, "is spread over other channels by a product")
+    changes = [bool(varying(side)) for side in (rows, columns)]
     if all(changes):
         return _opaque(record, "matmul", macs, out, a, b)
     if changes[0]:
