@@ -3,35 +3,92 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.data import Batches
 from pruning.errors import UserError
-from pruning.graph import cut, lattice, trace
+from pruning.graph import ChannelGraph, Cost, cut, lattice, trace
 from pruning.methods import Method, Problem, State, get
-from pruning.models import accepting, settle
+from pruning.models import ModelInfo, accepting, save, settle
 from pruning.reconstruction import error_feedback
-from pruning.training import carry_over
+from pruning.training import carry_over, evaluation_mode
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
 
 
 @dataclass(frozen=True)
 class Slimmed:
-    """A slim network. widths: int64 [groups]; pruned: its score right after the cut, if asked for;
-    times in seconds."""
+    """A slim network, and what it is.
+
+    widths: int64 [groups], in the order of `graph`, the whole network's; macs of one image, params;
+    pruned: its score right after the cut, if asked for; times in seconds.
+    """
 
     model: nn.Module
     widths: np.ndarray
     pruned: float | None
     cut_s: float
     repair_s: float
+    graph: ChannelGraph
+
+    @property
+    def widths_by_name(self) -> dict[str, int]:
+        """Channels kept of each group, by the group's name."""
+        names = (group.name for group in self.graph.groups)
+        return dict(zip(names, self.widths.tolist(), strict=True))
+
+    @property
+    def macs(self) -> int:
+        """MACs of convolutions and linear layers for one image."""
+        return int(Cost(self.graph).macs(self.widths))
+
+    @property
+    def base_macs(self) -> int:
+        """The whole network's."""
+        return Cost(self.graph).base_macs
+
+    @property
+    def params(self) -> int:
+        """Parameters."""
+        return int(Cost(self.graph).params(self.widths))
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        """Write one safetensors file that `pruning.load` reads.
+
+        `mean` and `std` tell its reader how pixels of 0 to 1 are to be normalised, a number for
+        each channel (default: not at all). A network that `resolve` made is built again by its
+        name; another is handed in whole, `load(path, base=network)`.
+        """
+        shape = self.graph.input_shape
+        named = type(self.model)
+        name, args = getattr(self.model, "origin", (f"{named.__module__}:{named.__qualname__}", {}))
+        first = next(self.model.parameters())
+        with torch.no_grad(), evaluation_mode(self.model):
+            outputs = self.model(first.new_zeros(1, *shape))
+        info = ModelInfo(
+            model=name,
+            args=args,
+            input_shape=shape,
+            classes=outputs.shape[-1] if isinstance(outputs, Tensor) else 0,
+            mean=tuple(mean or [0.0] * shape[0]),
+            std=tuple(std or [1.0] * shape[0]),
+            widths=self.widths_by_name,
+            digest=self.graph.digest(),
+        )
+        save(self.model, path, info)
 
 
 def prune(
@@ -101,7 +158,7 @@ def slim(
     else:  # leaves statistics that fit
         error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
     repair_s = _now(small) - began
-    return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s)
+    return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s, graph)
 
 
 def _check(method: Method, macs: float, repair: str, scalars: Mapping[str, float]) -> None:

@@ -24,7 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "search": Command(
         "search [CONFIG] [--out RUN] [--trials N] [--key.sub value] …",
-        "find the accuracy/MACs frontier (no CONFIG: the digits demo, on the CPU, minutes)",
+        "find the accuracy/MACs frontier (without CONFIG, model or data: the digits demo, minutes)",
     ),
     "profile": Command(
         "profile MODEL_OR_CONFIG [--input 3x224x224] [--max-macs 60%] [--json]",

@@ -74,8 +74,8 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
         raise UserError(f"cannot build {spec} with {args}: {error}; check model.args") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{spec} made a {type(model).__name__}; the factory must return nn.Module")
-    if source == "torchvision":
-        setattr(model, "spec", spec)  # noqa: B010  load_weights finds published weights by it
+    # published weights are found by it, and a slim version tells what it was made from
+    setattr(model, "origin", (spec, args))  # noqa: B010  nn.Module types its attributes as modules
     return model
 
 

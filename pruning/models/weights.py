@@ -122,8 +122,8 @@ def _without_prefix(
 def _published_weights(model: nn.Module, name: str) -> tuple[Mapping[str, Tensor], dict[str, str]]:
     import torchvision
 
-    spec = str(getattr(model, "spec", ""))
-    if not spec:
+    spec = str(getattr(model, "origin", ("", {}))[0])
+    if not spec.startswith("torchvision:"):
         raise UserError(f"weights torchvision:{name} fit networks named torchvision:… only")
     known = torchvision.models.get_model_weights(spec.partition(":")[2])
     if name not in known.__members__:

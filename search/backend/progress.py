@@ -29,7 +29,14 @@ class Progress(tune.Callback):
         self.began = time.monotonic()
         self.done_before = study.finished
         self.logged = -np.inf
-        self.live = Live(console=console, refresh_per_second=4, transient=True)
+        # what else writes goes past the panel: Ray's words to its log (ray_log), not into it
+        self.live = Live(
+            console=console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores its callbacks for a restore that is never used

@@ -55,7 +55,11 @@ def run(argv: Sequence[str], prog: str) -> None:
     from rich.console import Console
 
     console = Console(stderr=bool(found["json"]))
-    table, record, points = compare(found["run"], options, console)
+
+    from search.backend import ray_log
+
+    with ray_log.kept(found["run"], console):
+        table, record, points = compare(found["run"], options, console)
     if found["json"]:
         print(json.dumps(table.to_pylist(), indent=1))
     else:

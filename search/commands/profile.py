@@ -128,7 +128,9 @@ def _show(name: str, found: Profile) -> None:
         groups.add_row(escape(group.name), *map(str, counts), f"{group.macs_share:.1%}")
     console.print(groups)
     console.print(
-        "least: fewest channels; frees: share of the MACs that cutting this group alone saves",
+        "channels of a group are cut together; granularity: so many of them only at once; step: "
+        "its widths are multiples of it; least: fewest channels; frees: share of the MACs that "
+        "cutting this group alone saves; a width ratio keeps that share of every group's channels",
         style="dim",
     )
     fixed = Table(title=f"{len(found.fixed)} fixed")

@@ -81,7 +81,7 @@ def run(argv: Sequence[str], prog: str) -> None:
 def inputs(argv: Sequence[str], settings: loader.Config) -> list[str]:
     """Files that the command reads: CONFIG if it is one, and the weights."""
     source, _ = loader.parse(argv)
-    given = [] if source in loader.packaged() else [source]
+    given = [] if source in (loader.NEUTRAL, *loader.packaged()) else [source]
     return given + ([settings.model.weights] if settings.model.weights else [])
 
 

@@ -101,7 +101,7 @@ def check_search(search: Sequence[str], folder: Path, excludes: Sequence[str]) -
     words = list(search)
     source, config = configuration.parse(words)
     refuse_secrets(config)
-    if source not in configuration.packaged():
+    if source not in (configuration.NEUTRAL, *configuration.packaged()):
         path = Path(source).expanduser().resolve()
         if not path.is_relative_to(folder):
             raise UserError(f"{source} lies outside {folder}; set --working-dir to its folder")

@@ -43,6 +43,8 @@ __all__ = [
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "digits"
+NEUTRAL = ""  # no file: the defaults of `Config`, where the network or the images are the user's
+OWN = ("model.name", "data.name", "data.root")  # flags that say so
 
 
 def load(argv: Sequence[str] = (), prog: str = "slimfront search") -> Config:
@@ -57,32 +59,37 @@ def load(argv: Sequence[str] = (), prog: str = "slimfront search") -> Config:
 
 
 def parse(argv: Sequence[str] = (), prog: str = "slimfront search") -> tuple[str, Config]:
-    """CONFIG and the configuration that a command line means; nothing outside it is looked at."""
+    """CONFIG and the configuration that a command line means; nothing outside it is looked at.
+
+    Without CONFIG it is the digits demo's, or NEUTRAL where flags name another network or images:
+    the demo's recipe is for the demo.
+    """
     sources, flags = _split(argv)
     if len(sources) > 1:
         raise UserError(
             f"unexpected argument {sources[1]!r}; write one CONFIG, and options as --key value"
         )
-    source = sources[0] if sources else DEFAULT
+    source = sources[0] if sources else NEUTRAL if _own(flags) else DEFAULT
     return source, _config(make_parser(source, prog).read(flags))
 
 
 def make_parser(source: str, prog: str) -> Parser:
     """Parser of a search's flags. Its defaults are those of `source`: help shows what would run."""
-    tree = read(source)
+    tree = read(source) if source else {}
     parser = Parser(
         prog=prog,
         usage=f"{prog} [CONFIG] [--out RUN] [--trials N] [--key.sub value] …",
         description=(
             f"Find the accuracy/MACs frontier of a CNN. CONFIG is a YAML file or one of "
-            f"{', '.join(packaged())} (default: {DEFAULT}); flags override it. The defaults below "
-            f"are those of {source}. The same command again goes on where it stopped; a larger "
+            f"{', '.join(packaged())} (default: {DEFAULT}, as long as network and images are its "
+            f"own); flags override it. The defaults below are {_of(source)}. "
+            "The same command again goes on where it stopped; a larger "
             "--trials extends the run."
         ),
     )
     parser.add_dataclass(Config)
     parser.read_tree(tree, source)  # what is wrong in the file is reported as the file's
-    out = f"runs/{Path(source).stem}"
+    out = f"runs/{Path(source).stem}" if source else Config.out
     parser.set_defaults({"out": out} | dict(walk(tree, leaf_types(Config))))
     return parser
 
@@ -176,6 +183,21 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if "=" not in head and head not in ("-h", "--help") and rest:
             flags.append(rest.pop(0))
     return words, flags
+
+
+def _own(flags: Sequence[str]) -> bool:
+    """Whether flags name a network or images other than the demo's."""
+    for word, after in zip(flags, [*flags[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name.removeprefix("--").replace("-", "_") in OWN:
+            named = value if equals else after
+            if named not in (DEFAULT, f"zoo:{DEFAULT}"):
+                return True
+    return False
+
+
+def _of(source: str) -> str:
+    return f"those of {source}" if source else "those of no file, for a network or images of yours"
 
 
 def _plain(value: Any) -> Any:

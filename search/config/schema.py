@@ -207,7 +207,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    base: RecipeConfig = field(default_factory=RecipeConfig)
+    base: RecipeConfig = field(default_factory=lambda: RecipeConfig(epochs=30.0, warmup=0.1))
     finetune: RecipeConfig = field(default_factory=RecipeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     resources: ResourceConfig = field(default_factory=ResourceConfig)

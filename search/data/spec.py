@@ -33,7 +33,8 @@ class DataConfig:
         val: What is held out of train: a share drawn class by class (10% or 0.1), the last N images
             ("last:5000"), or a split of its own ("split:NAME").
         image_size: Side of the square images in pixels; null is 8 for digits, 32 for CIFAR, else
-            224. Others are resized and centre-cropped.
+            that of the images where all are squares of one size, else 224. Others are resized and
+            centre-cropped.
         mean: Mean for each channel, of pixels from 0 to 1; null is the data set's own (ImageNet's
             for parquet and folder).
         std: Standard deviation for each channel, likewise.

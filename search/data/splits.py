@@ -9,7 +9,7 @@ import numpy as np
 
 from pruning.data import Images
 from pruning.errors import UserError
-from search.data import sources
+from search.data import image_size, sources
 from search.data.reader import Source
 from search.data.spec import DataConfig, kind, rule
 
@@ -30,7 +30,7 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     Decoded images are cached (see search.data.sources), so only the first load of a set is slow.
     """
     known = kind(config)
-    size = config.image_size or known.size
+    size, looked_up = image_size.of(config)
     held_out = rule(config.val)
     reader = sources.source(config, size)
     for split in filter(None, ("train", "test", held_out.split)):
@@ -52,7 +52,8 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
         held, kept = images(val), whole
     else:
         kept, held = (whole.subset(_compact(np.flatnonzero(r))) for r in (~rows, rows))
-    return Splits(kept.to(device), held.to(device), images(test).to(device))
+    notes = (looked_up,) if looked_up else ()
+    return Splits(kept.to(device), held.to(device), images(test).to(device), notes)
 
 
 def _check(name: str, labels: np.ndarray, classes: int, config: DataConfig) -> None:

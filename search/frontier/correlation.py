@@ -25,8 +25,9 @@ class Correlation:
 
     def __str__(self) -> str:
         return (
-            f"rung 0 against the end, within MAC strata: Spearman {self.spearman:.2f}, "
-            f"Kendall {self.kendall:.2f} ({self.trials} trials)"
+            "accuracy before training orders trials of about the same MACs as accuracy at the end "
+            f"does: rank correlation {self.spearman:.2f} (Spearman; 1 is the same order, 0 none; "
+            f"Kendall {self.kendall:.2f}; {self.trials} trials)"
         )
 
 

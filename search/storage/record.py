@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pruning.errors import UserError
-from search.config import Config
+from search.config import Config, refuse_secrets
 from search.config import loader as configuration
 from search.pareto import Reference, reference_point
 from search.storage import checks, files, results
+from search.storage.ledger import Ledger
 
 PACKAGES = ("slimfront", "torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "moocore")
 # what a later session may change: it does not touch what finished trials mean
@@ -38,6 +39,9 @@ FREE = (
     "model.trust_factory",  # consent is each caller's own
 )
 
+
+STILL = ("out", "trials", "model.trust_factory", "search.retry_failed", "search.trial_timeout_s")
+"""Keys by which a complete run can differ and stay complete."""
 
 # what a search writes into its run, besides run.json and the lease of its driver
 WRITTEN = (
@@ -82,6 +86,30 @@ def check(record: Mapping[str, Any], config: Config) -> None:
             f"{config.out} holds a run with another {', '.join(said)}; "
             "repeat its settings to go on, or choose another --out"
         )
+
+
+def nothing_to_do(config: Config) -> bool:
+    """Whether the run is there, complete, and asked for nothing else. Reads no model or image."""
+    try:
+        refuse_secrets(config)
+        run = files.open_uri(config.out)
+        found = results.find_record(run)
+        if found is None or found.get("status") != "complete":
+            return False
+        before = configuration.from_dict(found["config"])
+    except (UserError, OSError):
+        return False  # the search itself says what is wrong
+    changed = set(configuration.changed_keys(before, config))
+    if any(not key.startswith("resources.") and key not in STILL for key in changed):
+        return False
+    rows = Ledger(config.out).rows()
+    if config.search.retry_failed and any(row.status == "failed" for row in rows):
+        return False
+    points = results.exported_points(config.out, found)
+    if points is None or not (config.trials <= before.trials or len(rows) >= config.trials):
+        return False
+    left = ["report.html", *(f"points/{p['rank']:03d}/model.safetensors" for p in points)]
+    return all(files.exists(run / name) for name in left)
 
 
 def _leaf(config: Config, key: str) -> Any:
