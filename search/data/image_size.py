@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +16,7 @@ from pruning.models import files
 from search.data.spec import DataConfig, kind
 
 LOOKED_AT = 512  # images, at most
+FAR = 32  # where each is fetched from an object store
 A_CLASS = 8  # of each class at most, so that one odd folder does not speak for all
 
 
@@ -63,13 +63,21 @@ def _name(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _of_folder(root: str) -> Iterator[str]:
-    """Paths of some images of each class; none where the folders are not as they should be."""
-    train = os.path.join(os.path.expanduser(root), "train")
-    classes = sorted(os.scandir(train), key=lambda e: e.name) if os.path.isdir(train) else []
-    for entry in classes:
-        if entry.is_dir():
-            yield from islice((f.path for f in os.scandir(entry.path) if f.is_file()), A_CLASS)
+def _of_folder(root: str) -> Iterator[str | bytes]:
+    """Some images of each class; none where the folders are not as they should be."""
+    store, path = files.filesystem(root)
+    local = isinstance(store, fs.LocalFileSystem)
+    looked_at = LOOKED_AT if local else FAR
+    classes = _below(store, f"{path.rstrip('/')}/train", fs.FileType.Directory)
+    each = max(1, min(A_CLASS, looked_at // max(1, len(classes))))
+    for folder in classes[:looked_at]:
+        for file in _below(store, folder, fs.FileType.File)[:each]:
+            yield file if local else store.open_input_file(file).read()
+
+
+def _below(store: fs.FileSystem, path: str, kind: fs.FileType) -> list[str]:
+    found = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.path for info in found if info.type == kind)
 
 
 def _of_parquet(root: str) -> Iterator[bytes]:
