@@ -14,6 +14,7 @@ from pruning.errors import UserError
 from search import interrupt
 from search.backend import base_task, cluster, final, preflight
 from search.config import Config
+from search.data import Given
 from search.frontier import correlation, points
 from search.pareto import Reference
 from search.report import page
@@ -28,17 +29,23 @@ from search.trial import trial as trial_body
 class Parts:
     """What a search is made of besides its settings; tests put their own in."""
 
-    prepare: Callable[[Config, str | None], Base] = base_task.prepare
+    prepare: Callable[..., Base] = base_task.prepare
     open_workshop: trial_body.Open = trial_body.Workshop.open
     body: trial_body.Body = trial_body.run
     measure: final.Measure = final.measure
     ray: dict[str, Any] | None = None
 
 
-def run(config: Config, console: Console | None = None, parts: Parts | None = None) -> str:
+def run(
+    config: Config,
+    console: Console | None = None,
+    parts: Parts | None = None,
+    given: Given | None = None,
+) -> str:
     """Search, or go on with a search; returns the run's address.
 
-    Bad input raises UserError before anything is written to the run's folder.
+    given: a network and images that have no name, handed in by a program (see `search.api`). Bad
+    input raises UserError before anything is written to the run's folder.
     """
     console, parts = console or Console(), parts or Parts()
 
@@ -59,11 +66,13 @@ def run(config: Config, console: Console | None = None, parts: Parts | None = No
     interrupt.check()
     share = cluster.share(config)
     preflight.check_nodes(config, share.gpus)
-    base = base_task.run(config, before, parts.prepare, share, say, meanwhile=_load_tune)
+    base = base_task.run(config, before, parts.prepare, share, say, _load_tune, given)
     if before is not None:
         record.check_data(before, base.data, config)
     interrupt.check()
     problem = base_model.problem(base.channel_graph(), config.search)
+    if before is not None:
+        record.check_base(before, base_model.facts(base, problem), config)
     study = None
     if before is None:  # may refuse, and then nothing is written
         study = make_study(config, base.states, problem, share.slots)

@@ -1,4 +1,5 @@
 from .crops import shorter_side as shorter_side
+from .datasets import DatasetSet as DatasetSet
 from .decoding import INTERPOLATIONS as INTERPOLATIONS
 from .decoding import BrokenImageError as BrokenImageError
 from .decoding import Encoded as Encoded

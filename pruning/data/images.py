@@ -73,8 +73,9 @@ Index = Tensor | np.ndarray | slice | Sequence[int]
 class ImageSet:
     """A set that lives on one device.
 
-    images: uint8 [N, C, H, W], kept channels-last; labels: int64 [N], same device.
-    mean, std: per channel, of pixels scaled to 0..1. augment: what "auto" stands for.
+    images: [N, C, H, W], kept channels-last: uint8, normalised on the way out, or float32 that is
+    normalised already; labels: int64 [N], same device. mean, std: per channel, of pixels scaled to
+    0..1. augment: what "auto" stands for.
     """
 
     images: Tensor
@@ -85,9 +86,10 @@ class ImageSet:
     augment: str = "none"
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
             raise UserError(
-                f"images are {self.images.dtype} {list(self.images.shape)}; pass uint8 [N, C, H, W]"
+                f"images are {self.images.dtype} {list(self.images.shape)}; "
+                "pass uint8 or float32 [N, C, H, W]"
             )
         channels = self.images.shape[1]
         if not len(self.mean) == len(self.std) == channels:
@@ -186,15 +188,16 @@ class _ResidentBatches:
                     None if moves is None else moves[:, part],
                     None if mirror is None else mirror[part],
                 )
-            x = x.to(torch.float32).mul_(scale).add_(shift).permute(0, 3, 1, 2)
-            yield x, source.labels.index_select(0, index)
+            if x.dtype == torch.uint8:
+                x = x.to(torch.float32).mul_(scale).add_(shift)
+            yield x.permute(0, 3, 1, 2), source.labels.index_select(0, index)
 
 
 def _pick(pixels: Tensor, index: Tensor, moves: Tensor | None, mirror: Tensor | None) -> Tensor:
     """Images shifted and mirrored, each by its own draw, black where they end.
 
-    pixels: uint8 [N, H, W, C]; index: int64 [B]; moves: int64 [2, B] (down, right) in pixels;
-    mirror: bool [B]. Returns uint8 [B, H, W, C], read straight from the resident set.
+    pixels: [N, H, W, C]; index: int64 [B]; moves: int64 [2, B] (down, right) in pixels;
+    mirror: bool [B]. Returns [B, H, W, C], read straight from the resident set.
     """
     _, height, width, channels = pixels.shape
     rows = torch.arange(height, device=pixels.device).expand(len(index), -1)

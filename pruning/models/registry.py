@@ -27,6 +27,7 @@ TORCHVISION_ARGS: Mapping[str, Mapping[str, Any]] = {
     "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": True},
 }
 SOURCES = ("", "zoo", "torchvision", "timm")
+USER = "user"  # of a network that a program handed in: its name says so, and builds nothing
 # these make a library fetch or unpickle weights, so no configuration or model file may set them
 WEIGHT_ARGS = {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "checkpoint_path"}
 
@@ -54,7 +55,7 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
 
     `spec` is "resnet20" or "zoo:resnet20", "torchvision:resnet50", "timm:NAME", or
     "pkg.mod:factory", which imports that module and so needs `trust`. UserError for unknown names
-    and arguments.
+    and arguments, and for "user:NAME", a network that only the program that made it has.
     """
     source, _, name = spec.rpartition(":")
     args = dict(args or {})
@@ -64,6 +65,11 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
         factory = _torchvision_factory(spec)
     elif source == "timm":
         factory = _timm_factory(spec)
+    elif source == USER:
+        raise UserError(
+            f"{spec} was handed in by a program, no name builds it; from Python give it again, as "
+            "in pruning.load(file, base=network) or result.points[0].load(network)"
+        )
     else:
         factory = _custom_factory(spec, trust)
     if source in SOURCES and (taken := WEIGHT_ARGS & args.keys()):
@@ -81,7 +87,7 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
 
 def runs_code(spec: str) -> bool:
     """Whether a network's name makes `resolve` import a module, and so needs consent."""
-    return spec.rpartition(":")[0] not in SOURCES
+    return spec.rpartition(":")[0] not in (*SOURCES, USER)
 
 
 def registry() -> dict[str, Factory]:

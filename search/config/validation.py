@@ -123,7 +123,7 @@ def refuse_secrets(config: Config) -> None:
 def _validate_paths(config: Config) -> None:
     refuse_secrets(config)
     images = config.data
-    if images.name != "digits" and images.root is None:
+    if images.name not in ("digits", spec.USER) and images.root is None:
         raise UserError(
             f"data.root is missing; name the folder of the {images.name} images, "
             "as in --data.root data"

@@ -29,6 +29,7 @@ class DataConfig:
     Args:
         name: digits (embedded), cifar10, cifar100, parquet (train-*.parquet and test-*.parquet with
             encoded images and labels), or folder (train and test or val, a folder for each class).
+            A run whose images a Python program handed in has "user" here.
         root: Folder or URI (s3://…) of the images; null only for digits.
         val: What is held out of train: a share drawn class by class (10% or 0.1), the last N images
             ("last:5000"), or a split of its own ("split:NAME").
@@ -85,22 +86,22 @@ KINDS = {
     "parquet": IMAGENET,
     "folder": IMAGENET,
 }
+USER = "user"  # the name of images that a program handed in, see search.data.given
 
 
 def check(config: DataConfig) -> None:
     """UserError for settings that no images can meet; reads none."""
     from pruning.data import augmentation
 
-    known = kind(config)
+    known = None if config.name == USER else kind(config)
     rule(config.val)
     if config.augment != "auto":
         augmentation(config.augment)
     for name, values in (("mean", config.mean), ("std", config.std)):
-        channels = len(known.mean)
-        if values is not None and len(values) != channels:
+        if known is not None and values is not None and len(values) != len(known.mean):
             raise UserError(
-                f"data.{name} has {len(values)} numbers, {config.name} has {channels} channels; "
-                "give one for each"
+                f"data.{name} has {len(values)} numbers, {config.name} has {len(known.mean)} "
+                "channels; give one for each"
             )
         if not all(math.isfinite(v) and (name == "mean" or v > 0) for v in values or ()):
             raise UserError(
@@ -111,6 +112,11 @@ def check(config: DataConfig) -> None:
 
 def kind(config: DataConfig) -> Kind:
     """What is known of the data set. UserError for an unknown name or sizes that cannot be."""
+    if config.name == USER:
+        raise UserError(
+            "the images of this run were handed in by a program; from Python give them again, to "
+            "search.run with the same network and the same out"
+        )
     if config.name not in KINDS:
         close = difflib.get_close_matches(config.name, KINDS, 3, 0.4) or list(KINDS)
         raise UserError(f"unknown data set '{config.name}'; closest: {', '.join(close)}")

@@ -48,12 +48,22 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
         return sources.images(part, config, known, classes)
 
     whole = images(train)
-    if rows is None:
-        held, kept = images(val), whole
-    else:
-        kept, held = (whole.subset(_compact(np.flatnonzero(r))) for r in (~rows, rows))
+    kept, held = (whole, images(val)) if rows is None else _divide(whole, rows)
     notes = (looked_up,) if looked_up else ()
     return Splits(kept.to(device), held.to(device), images(test).to(device), notes)
+
+
+def hold_out(images: Images, val: str, seed: int) -> tuple[Images, Images]:
+    """What stays of a set, and what `val` ("0.1", "last:5000") holds out of it."""
+    held_out = rule(val)
+    if held_out.split:
+        raise UserError(f"data.val {val}: images that are handed in have no splits by name")
+    return _divide(images, held_out.rows(images.labels.cpu().numpy(), seed))
+
+
+def _divide(images: Images, held: np.ndarray) -> tuple[Images, Images]:
+    rest, part = (images.subset(_compact(np.flatnonzero(rows))) for rows in (~held, held))
+    return rest, part
 
 
 def _check(name: str, labels: np.ndarray, classes: int, config: DataConfig) -> None:

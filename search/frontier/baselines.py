@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from pruning import methods
 from search.backend import Member, Share, retrain
 from search.config import Config
+from search.frontier import pictures
 from search.frontier.points import to_csv
 from search.storage import Row, arch_hash, files
 from search.trial import Base, base_model
@@ -175,12 +175,7 @@ def beside(macs: int, accuracy: float, points: Sequence[Point], base_macs: int) 
 
 def picture(table: pa.Table, points: Sequence[Point]) -> bytes:
     """PNG of the frontier and the one-shots, test accuracy with error bars."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, layout="constrained")
+    figure, axes = pictures.empty()
     rows = table.to_pylist()
     series = {"frontier of the search": list(points)}
     for row in rows:
@@ -203,7 +198,4 @@ def picture(table: pa.Table, points: Sequence[Point]) -> bytes:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png")
-    plt.close(figure)
-    return sink.getvalue()
+    return pictures.png(figure)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pruning.models import files
 from search.backend import Member
+from search.frontier import pictures
 from search.pareto import front
 from search.storage import Row
 from search.storage import files as storage
@@ -53,7 +54,7 @@ def export(
     run, lost = storage.open_uri(out), 0
     table = frontier_table(out, members, record["base_macs"])
     if (known := _written(run, table)) is not None:
-        storage.write_atomic(run / "frontier.png", picture(table, rows, record))
+        storage.write_atomic(run / "frontier.png", _picture(table, rows, record))
         return known
     for rank, member in enumerate(members):
         data, folder = files.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
@@ -74,7 +75,7 @@ def export(
     pq.write_table(table, sink)
     storage.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
     storage.write_atomic(run / "frontier.csv", to_csv(table))
-    storage.write_atomic(run / "frontier.png", picture(table, rows, record))
+    storage.write_atomic(run / "frontier.png", _picture(table, rows, record))
     return table
 
 
@@ -147,54 +148,8 @@ def to_csv(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def picture(table: pa.Table, rows: Sequence[Row], record: dict[str, Any]) -> bytes:
-    """PNG of accuracy against MACs: the frontier on test and val over all finished trials."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
-    macs = np.array(table["macs"].to_pylist()) / 1e6
-    val, test = (
-        100 * np.array(table[f"top1_{s}_mean"].to_pylist(), dtype=float) for s in ("val", "test")
-    )
-    spread = [100 * (value or 0.0) for value in table["top1_test_std"].to_pylist()]
-    figure, axes = plt.subplots(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes.plot(
-        [row.macs / 1e6 for row in done],
-        [100 * (row.top1_val or 0.0) for row in done],
-        ".",
-        color="0.7",
-        label="finished trials, val",
-    )
-    axes.step(macs, val, where="post", color="tab:blue", lw=1, label="frontier, val")
-    axes.errorbar(
-        macs,
-        test,
-        yerr=spread,
-        fmt="o",
-        color="tab:orange",
-        ms=4,
-        capsize=2,
-        label="frontier, test (mean ± std)",
-    )
-    base = record["base_macs"] / 1e6, 100 * record["base_top1_test"]
-    axes.plot(*base, "*", color="tab:red", ms=11, label="base model, test")
-    axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 accuracy [%]")
-    shown = np.concatenate([val, test[np.isfinite(test)], [base[1]]])
-    if len(shown):
-        margin = max(1.0, 0.15 * float(np.ptp(shown)))
-        axes.set_ylim(shown.min() - margin, min(100.5, shown.max() + margin))
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    name = record["config"]["model"]["name"]
-    axes.set_title(f"{name} on {record['config']['data']['name']}: {len(macs)} points")
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png")
-    plt.close(figure)
-    return sink.getvalue()
+def _picture(table: pa.Table, rows: Sequence[Row], record: dict[str, Any]) -> bytes:
+    return pictures.png(pictures.frontier(table.to_pylist(), rows, record))
 
 
 def _forget_points(run: storage.Location, count: int) -> None:

@@ -125,6 +125,19 @@ def check_data(record: Mapping[str, Any], data: str, config: Config) -> None:
         )
 
 
+def check_base(record: Mapping[str, Any], base: Mapping[str, Any], config: Config) -> None:
+    """UserError where a run's base model is not the one that is here; base: as for `create`.
+
+    Rows hold widths by group: with other groups or MACs they would mean other networks.
+    """
+    before = record["base"]
+    if any(before.get(key, base[key]) != base[key] for key in ("groups", "macs")):
+        raise UserError(
+            f"{config.out} holds a run of another network (its channel groups or MACs differ); "
+            "give the same network to go on, or choose another --out"
+        )
+
+
 def check_warm_start(config: Config) -> None:
     """UserError where the run to learn from searched another network."""
     if config.search.warm_start is None:

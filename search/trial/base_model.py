@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from pruning.graph import ChannelGraph, lattice, trace
 from pruning.methods import Problem, State
-from pruning.models import ModelInfo, checkpoint, files, registry, settle
+from pruning.models import ModelInfo, checkpoint, files, settle
 from search.config import Config, SearchConfig, method_names
+from search.data import Given
 from search.data import splits as data
+from search.data.splits import Splits
 from search.study import PATH, limits
 from search.trial import base_cache as states
 from search.trial import whole_model
@@ -45,13 +47,18 @@ class Base:
     measured_s: Mapping[str, float] = field(default_factory=dict)
     data: str = ""  # names the images that trials are trained and scored on
     notes: tuple[str, ...] = ()  # what the user should know of how it was made
+    given: Given = field(default_factory=Given)  # what has no name to build it by
+
+    def splits(self, config: Config) -> Splits:
+        """The images that the trials are trained and scored on."""
+        return self.given.splits or data.load(config.data, config.seed)
 
     def channel_graph(self) -> ChannelGraph:
         return ChannelGraph.from_json(self.graph)
 
     def model(self, config: Config) -> nn.Module:
         """The whole network with its weights, on the CPU, in eval mode."""
-        net = registry.resolve(self.info.model, self.info.args, trust=config.model.trust_factory)
+        net = whole_model.skeleton(config, self.info.args, self.given)
         net.load_state_dict({name: tensor(array) for name, array in self.weights.items()})
         return net.eval()
 
@@ -75,6 +82,7 @@ def problem(graph: ChannelGraph, search: SearchConfig) -> Problem:
 def prepare(
     config: Config,
     stored: str | None = None,
+    given: Given | None = None,
     *,
     device: str = "cpu",
     say: Callable[[str], None] = print,
@@ -82,23 +90,25 @@ def prepare(
 ) -> Base:
     """Load or train the base model, trace it, score it, and let the methods measure it.
 
-    `stored`: file of an earlier session's base model, used instead. `check` may refuse the problem
-    before anything is trained, besides the search's own limits. Raises UserError for whatever is
-    wrong with data, weights or their fit; writes nothing.
+    `stored`: file of an earlier session's base model, used instead. `given`: network (trained) and
+    images that have no name. `check` may refuse the problem before anything is trained, besides
+    the search's own limits. Raises UserError for whatever is wrong with data, weights or their
+    fit; writes nothing.
     """
+    given = given or Given()
     notes: list[str] = []
 
     def note(line: str) -> None:
         notes.append(line)
         say(line)
 
-    splits = data.load(config.data, config.seed)
+    splits = given.splits or data.load(config.data, config.seed)
     for line in splits.notes:
         note(line)
     train = splits.train.to(device)
-    config = whole_model.fit_to_data(config, splits)
+    config = config if given.network else whole_model.fit_to_data(config, splits)
     refuse = partial(_refuse, config.search, check)
-    net, seconds = whole_model.build(config, stored, train, device, say, note, refuse)
+    net, seconds = whole_model.build(config, stored, given, train, device, say, note, refuse)
     settle(net, train.shape, device).eval()
     graph = trace(net, train.shape)
     val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)

@@ -22,7 +22,6 @@ from pruning.models import checkpoint, files, settle
 from pruning.oneshot import Slimmed
 from pruning.training import Recipe, evaluate, finetune
 from search.config import Config
-from search.data import splits as data
 from search.study import Candidate
 from search.trial import latency
 from search.trial.base_model import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
@@ -55,7 +54,7 @@ class Workshop:
     def open(cls, config: Config, base: Base, device: str = "cpu") -> Workshop:
         graph = base.channel_graph()
         keep_kernels(len(graph.layers))
-        splits = data.load(config.data, config.seed)
+        splits = base.splits(config)
         train = splits.train.to(device)
         model = base.model(config)
         settle(model, train.shape, device)

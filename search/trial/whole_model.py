@@ -5,22 +5,25 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.models import checkpoint, registry, weights
+from pruning.models import checkpoint, files, registry, weights
 from pruning.training import finetune
 from search.config import Config
+from search.data import Given
 from search.data import splits as data
 
 
 def build(
     config: Config,
     stored: str | None,
+    given: Given,
     train: data.Images,
     device: str,
     say: Callable[[str], None],
@@ -29,22 +32,25 @@ def build(
 ) -> tuple[nn.Module, float]:
     """The network with its weights, and the seconds that its training took (0 with given ones).
 
-    `stored`: the run's own base model. `note` is told what the user should know; `refuse` may raise
-    UserError before anything is trained.
+    `stored`: the run's own base model; `given`: a network that a program handed in. `note` is told
+    what the user should know; `refuse` may raise UserError before anything is trained.
     """
     torch.manual_seed(config.seed)
-    net = registry.resolve(config.model.name, config.model.args, trust=config.model.trust_factory)
+    net = skeleton(config, config.model.args, given)
+    if stored is not None and given.network is not None:
+        _check_same(net, stored, config)
+        return net, 0.0
     if stored is not None:
         # the caller's network by the caller's consent, whatever the file names
         net = checkpoint.load(stored, base=net)
         _check_weights(net, config)
         return net, 0.0
-    whole = False
+    whole = given.network is not None
     if config.model.weights is not None:
-        given = weights.load_weights(
+        metadata = weights.load_weights(
             net, config.model.weights, new_head=config.model.new_head, say=note
         )
-        whole = "new_head" not in given
+        whole = "new_head" not in metadata
     _check_classes(net.eval(), config, train)
     # before minutes of training or measuring
     refuse(net, train.shape)
@@ -56,6 +62,26 @@ def build(
         if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
             say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
     return net, time.perf_counter() - began
+
+
+def skeleton(config: Config, args: Mapping[str, Any], given: Given) -> nn.Module:
+    """A network to load weights into: a copy of what was given, else built by its name."""
+    if given.network is not None:
+        return copy.deepcopy(given.network)
+    return registry.resolve(config.model.name, args, trust=config.model.trust_factory)
+
+
+def _check_same(net: nn.Module, stored: str, config: Config) -> None:
+    """UserError where the network given is not the one that the run was begun with."""
+    tensors, own = files.read_tensors(stored)[0], net.state_dict()
+    same = tensors.keys() == own.keys() and all(
+        tensors[name].shape == t.shape and torch.equal(tensors[name], t) for name, t in own.items()
+    )
+    if not same:
+        raise UserError(
+            f"{config.out} holds a run of another network, or of other weights; "
+            "give the same trained network to go on, or choose another out"
+        )
 
 
 def _check_weights(net: nn.Module, config: Config) -> None:

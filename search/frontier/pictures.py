@@ -1,0 +1,76 @@
+"""Matplotlib figures of a frontier, made without pyplot: a caller's own backend stays as it is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.storage import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def empty() -> tuple[Figure, Axes]:
+    """An empty figure and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def frontier(
+    points: Sequence[Mapping[str, Any]], rows: Sequence[Row], record: Mapping[str, Any]
+) -> Figure:
+    """Accuracy against MACs: the frontier on test and val, over all finished trials."""
+    figure, axes = empty()
+    done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
+    macs = np.array([point["macs"] for point in points]) / 1e6
+    val, test = (
+        100 * np.array([p.get(f"top1_{s}_mean") for p in points], dtype=float)
+        for s in ("val", "test")
+    )
+    single = 100 * np.array([point["top1_val"] for point in points], dtype=float)
+    val = np.where(np.isfinite(val), val, single)
+    spread = [100 * (point.get("top1_test_std") or 0.0) for point in points]
+    axes.plot(
+        [row.macs / 1e6 for row in done],
+        [100 * (row.top1_val or 0.0) for row in done],
+        ".",
+        color="0.7",
+        label="finished trials, val",
+    )
+    axes.step(macs, val, where="post", color="tab:blue", lw=1, label="frontier, val")
+    axes.errorbar(
+        macs,
+        test,
+        yerr=spread,
+        fmt="o",
+        color="tab:orange",
+        ms=4,
+        capsize=2,
+        label="frontier, test (mean ± std)",
+    )
+    base = record["base_macs"] / 1e6, 100 * record["base_top1_test"]
+    axes.plot(*base, "*", color="tab:red", ms=11, label="base model, test")
+    axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 accuracy [%]")
+    shown = np.concatenate([val, test[np.isfinite(test)], [base[1]]])
+    if len(shown):
+        margin = max(1.0, 0.15 * float(np.ptp(shown)))
+        axes.set_ylim(shown.min() - margin, min(100.5, shown.max() + margin))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    name = record["config"]["model"]["name"]
+    axes.set_title(f"{name} on {record['config']['data']['name']}: {len(macs)} points")
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    return sink.getvalue()
