@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning.data import Batch
 from pruning.graph import ChannelGraph
 from pruning.importance.magnitude import per_unit
-from pruning.reconstruction import POSITIONS, Filter, _Calls, patches, taps_of, thinning
+from pruning.reconstruction import POSITIONS, Filter, by_taps, layers_called, patches, thinning
 from pruning.training import evaluation_mode
 
 CHUNK = 32  # images at a time: patches are taps times as large as what they are read from
@@ -35,7 +35,7 @@ def channel_moments(
 ) -> dict[str, ChannelMoments]:
     """Moments by weight name for all 2-d convolutions and linear layers that read a group.
 
-    `pruning.reconstruction.covariance.input_moments` has them across channels too, which takes
+    `pruning.reconstruction.filters.input_moments` has them across channels too, which takes
     channels times the memory. positions: about how many per image count.
     """
     names = [layer.weight for layer in graph.layers]
@@ -51,7 +51,7 @@ def channel_moments(
         count, first, second = sums.get(name, (0, torch.zeros_like(own[1]), 0))
         sums[name] = (count + own[0], first + own[1], second + own[2])
 
-    with evaluation_mode(model), _Calls(model, reads, add):
+    with evaluation_mode(model), layers_called(model, reads, add):
         for x, _ in batches:
             for part in x.split(CHUNK):
                 model(part)
@@ -71,8 +71,8 @@ def filtered_variance(
     state = dict(model.named_parameters())
     total = np.zeros(graph.units)
     for name, each in moments.items():
-        weight = taps_of(state[name])
-        spread = torch.einsum("ock,klc->ocl", weight, torch.from_numpy(each.covariance))
-        variance = (spread * weight).sum((0, 2)).clamp(min=0)
+        weight = by_taps(state[name].detach().cpu().double())
+        spread = torch.einsum("okc,klc->olc", weight, torch.from_numpy(each.covariance))
+        variance = (spread * weight).sum((0, 1)).clamp(min=0)
         total += per_unit(graph, name, 1, variance.numpy())
     return total

@@ -14,14 +14,7 @@ from pruning.data import Batch, Batches
 from pruning.graph import ChannelGraph, cut
 from pruning.importance import GainCurves, first_images, greedy_curves
 from pruning.methods.base import Method, Problem, Scalar, State, spend
-from pruning.reconstruction import (
-    Moments,
-    add_to_output,
-    compensate,
-    input_moments,
-    norms_after,
-    taps_of,
-)
+from pruning.reconstruction import Moments, compensate_layers, input_moments, norms_after
 from pruning.training import evaluate
 
 
@@ -115,29 +108,10 @@ def compensated(
     """The network with one group cut to `units` and its readers compensated."""
     full = graph.full_keep()
     keep = (*full[:group], units, *full[group + 1 :])
-    slim, kept = cut(model, graph, keep), graph.kept_units(keep)
-    whole = dict(model.named_parameters())
-    for i in graph.consumers[group]:
-        name = graph.layers[i].weight
-        if name not in moments or graph.layers[i].conv_groups > 1:
-            continue
-        each = moments[name]
-        # as covariance.patches has its columns: the channel runs fastest
-        rows = graph.kept_positions(name, 0, kept)  # fewer where it writes the group, too
-        taps = taps_of(whole[name])[rows].transpose(1, 2).to(each.xx.device)
-        stay = graph.kept_positions(name, 1, kept)
-        columns = np.arange(taps[0].numel()).reshape(taps.shape[1:])[:, stay].ravel()
-        fitted, bias = compensate(
-            taps.flatten(1),
-            taps.new_zeros(len(taps)),
-            each.mean_x[0],
-            each.xx[0],
-            torch.from_numpy(columns).to(taps.device),
-        )
-        weight = dict(slim.named_parameters())[name]
-        shaped = fitted.view(len(taps), taps.shape[1], len(stay)).transpose(1, 2)
-        weight.copy_(shaped.reshape(weight.shape))
-        add_to_output(slim, graph.layers[i].name, bias, norms.get(name))
+    slim = cut(model, graph, keep)
+    names = {graph.layers[i].weight for i in graph.consumers[group]}
+    read = {name: each for name, each in moments.items() if name in names}
+    compensate_layers(slim, model, graph, keep, read, norms)
     return slim
 
 

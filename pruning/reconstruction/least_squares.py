@@ -14,23 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.reconstruction.moments import Moments
+
 RIDGE = 1e-6  # of the mean variance of an input
-
-
-@dataclass(frozen=True)
-class Moments:
-    """First and second central moments of inputs x (d of them) and targets y (c of them).
-
-    mean_x [..., d], mean_y [..., c], xx [..., d, d], xy [..., c, d], yy [..., c] (variances);
-    all float64. count: rows they were taken over.
-    """
-
-    count: int
-    mean_x: Tensor
-    mean_y: Tensor
-    xx: Tensor
-    xy: Tensor
-    yy: Tensor
 
 
 @dataclass(frozen=True)

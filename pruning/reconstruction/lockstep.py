@@ -1,12 +1,13 @@
 """One tensor of two networks: the whole one and its cut version, batch by batch.
 
 A forward pass of the whole network on pairs runs both networks in step. Every torch function that
-meets a pair is handed to the walk that the pair belongs to (`feedback._Walk.call`).
+meets a pair is handed to the walk that the pair belongs to (`error_feedback._Walk.call`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,20 +22,42 @@ class Walk(Protocol):
     def call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any: ...
 
 
+@dataclass(frozen=True)
+class Known:
+    """The cut network's tensor, batch by batch."""
+
+    values: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """It will be the sum of `terms`, layers to be refitted, and of `rest`, if any."""
+
+    terms: tuple[Term, ...]
+    rest: list[Tensor] | None = None
+
+
 class Pair(torch.Tensor):
     """A tensor of both networks, batch by batch; itself a meta tensor of the whole one's shape.
 
-    While `slim` is None, it is the sum of `terms`, layers to be refitted, and of `rest`, if any.
     exact: the cut network's tensor is known to be the whole one's.
     """
 
     walk: Walk
     label: str | None
     whole: list[Tensor]
-    slim: list[Tensor] | None
+    state: Known | Pending
     exact: bool
-    terms: tuple[Term, ...]
-    rest: list[Tensor] | None
+
+    @property
+    def slim(self) -> list[Tensor]:
+        """The cut side; the walk must have made it known."""
+        assert isinstance(self.state, Known)
+        return self.state.values
+
+    def become(self, other: Pair) -> None:
+        """Hold what `other` holds, as after an operation in place."""
+        self.whole, self.state, self.exact = other.whole, other.state, other.exact
 
     @classmethod
     def __torch_function__(
@@ -47,18 +70,16 @@ class Pair(torch.Tensor):
 def make_pair(
     walk: Walk,
     whole: list[Tensor],
-    slim: list[Tensor] | None,
+    state: Known | Pending | None = None,
     *,
     label: str | None = None,
     exact: bool = False,
-    terms: tuple[Term, ...] = (),
-    rest: list[Tensor] | None = None,
 ) -> Pair:
+    """state: None where it is known to be the whole network's."""
     shape = torch.empty_like(whole[0], device="meta")
     made = torch.Tensor._make_subclass(Pair, shape)  # type: ignore[attr-defined]
     made.walk, made.label, made.whole = walk, label, whole
-    made.slim = whole if exact and not terms else slim
-    made.exact, made.terms, made.rest = exact, terms, rest
+    made.state, made.exact = state or Known(whole), exact or state is None
     return made
 
 
@@ -87,11 +108,20 @@ def side_of(tree: Any, side: str, i: int) -> Any:
 def run(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Never in place: batches are shared with layers that wait."""
     name = getattr(func, "__name__", "")
-    if name in IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+    if name in IN_PLACE or _ends_in_place(name):
         args = (args[0].clone(), *args[1:])
     if kwargs.get("inplace"):
         kwargs = {**kwargs, "inplace": False}
     return func(*args, **kwargs)
+
+
+def changes_input(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation writes its result into its first argument."""
+    return name in IN_PLACE or _ends_in_place(name) or bool(kwargs.get("inplace"))
+
+
+def _ends_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
 
 
 def add_up(tensors: Sequence[Tensor]) -> Tensor:

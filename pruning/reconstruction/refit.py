@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.reconstruction.covariance import POSITIONS, Filter, Sums, outputs, patches, thinning
-from pruning.reconstruction.least_squares import RIDGE, Moments, factorise, regress
+from pruning.reconstruction.filters import POSITIONS, Filter, outputs, patches, thinning
+from pruning.reconstruction.least_squares import RIDGE, factorise, regress
+from pruning.reconstruction.moments import Moments, check_size
+
+LEAST_ROWS = 2000
+SLAB = 8192
 
 
 @dataclass(frozen=True)
 class Settings:
     """How layers are refitted.
 
-    positions: rows per image; rounds: further regressions against what the activation that follows
-    lets through of the target. The pull towards the inherited weights, in units of the mean input
-    variance, is `ridge` plus `shrink` times inputs per row: the fewer the data, the stronger.
+    positions: rows per image at most; rows: per input of a regression at most (a depthwise filter
+    needs few). rounds: further regressions against what the activation that follows lets through
+    of the target. The pull towards the inherited weights, in units of the mean input variance, is
+    `ridge` plus `shrink` times inputs per row: the fewer the data, the stronger.
     """
 
     positions: int = POSITIONS
+    rows: int = 128
     ridge: float = RIDGE
     shrink: float = 0.1
     rounds: int = 4
@@ -47,22 +53,26 @@ class Term:
 
     def values(self) -> list[Tensor]:
         """The layer's output as it is now, batch by batch."""
-        weight, bias = self.module.weight, self.module.bias
-        results = [self.how.apply(x, weight, bias) for x in self.inputs]  # type: ignore[arg-type]
-        return results if self.norm is None else [self.norm(y) for y in results]
+        weight, bias = folded(self.module, self.norm)
+        return [self.how.apply(x, weight, bias) for x in self.inputs]
 
     def prior(self) -> Tensor:
         """Its weight as a regression sees it: BN scale folded in, [blocks, c, d] float64."""
-        weight: Any = self.module.weight.double()
-        if self.norm is not None:
-            scale: Any = (self.norm.running_var.double() + _eps(self)).rsqrt()
-            scale = scale * self.norm.weight.double()
-            weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-        return self.how.blocks(weight)
+        return self.how.blocks(folded(self.module, self.norm, torch.float64)[0])
 
-    def kept(self, y: Tensor) -> Tensor:
-        """The kept outputs of a whole one."""
-        return y.index_select(1 if self.how.kernel else -1, self.rows)
+
+def folded(
+    layer: Any, norm: Any = None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer, in evaluation mode those of layer and BN in one."""
+    weight, bias = layer.weight.detach().to(dtype), layer.bias
+    bias = None if bias is None else bias.detach().to(dtype)
+    if norm is None:
+        return weight, bias
+    scale = norm.weight.to(weight) * (norm.running_var.to(weight) + norm.eps).rsqrt()
+    shift = norm.bias.to(weight) - norm.running_mean.to(weight) * scale
+    wide = scale.view(-1, *[1] * (weight.ndim - 1))
+    return weight * wide, shift if bias is None else shift + bias * scale
 
 
 def refit(
@@ -78,31 +88,33 @@ def refit(
     target: batches of the whole network's sum; rest: what the cut network adds besides the terms.
     low, high: the sum is clipped there next, so that what lies beyond only has to stay beyond.
     """
-    first = terms[0]
-    every = thinning(target[0], first.how, settings.positions)
-    rows: list[tuple[Tensor, Tensor, Tensor | float]] = []
-    sums = Sums()
+    how = terms[0].how
+    images = sum(len(y) for y in target)
+    inputs = sum(patches_width(term) for term in terms)
+    wanted = max(settings.rows * inputs, LEAST_ROWS) / images
+    every = thinning(target[0], how, min(settings.positions, wanted))
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for i, y in enumerate(target):
         x = torch.cat([patches(t.inputs[i], t.how, every, i) for t in terms], -1)
-        groups = first.how.groups
-        goal = outputs(first.kept(y), first.how, every, i, groups)
-        known = 0.0 if rest is None else outputs(rest[i], first.how, every, i, groups)
-        sums.add(x, goal - known)
-        if settings.rounds and (low is not None or high is not None):
-            rows.append((x, goal, known))
-    moments = sums.moments()
+        goal = outputs(y, how, every, i)[..., terms[0].rows].unflatten(-1, (how.groups, -1))
+        goal = goal[0].movedim(1, 0)
+        known = outputs(rest[i], how, every, i, how.groups) if rest else goal.new_zeros(())
+        parts.append((x, goal, known.expand_as(goal)))
+    x, goal, known = (torch.cat(part, -2) for part in zip(*parts, strict=True))
+    moments, x = _centred(x, goal - known)
     prior = torch.cat([term.prior() for term in terms], -1)
-    pull = settings.ridge + settings.shrink * x.shape[-1] / moments.count
-    factor = factorise(moments.xx, pull)
+    factor = factorise(moments.xx, settings.ridge + settings.shrink * inputs / moments.count)
     weight, bias = regress(moments, prior, factor=factor)
-    for _ in range(settings.rounds if rows else 0):
-        moments = _clipped(rows, weight, bias, low, high, moments)
+    for _ in range(settings.rounds if low is not None or high is not None else 0):
+        moments = _clipped(x, goal, known, weight, bias, low, high, moments)
         weight, bias = regress(moments, prior, factor=factor)
     _write(terms, weight, bias, moments)
 
 
 def _clipped(
-    rows: Sequence[tuple[Tensor, Tensor, Tensor | float]],
+    x: Tensor,
+    goal: Tensor,
+    known: Tensor,
     weight: Tensor,
     bias: Tensor,
     low: float | None,
@@ -113,16 +125,40 @@ def _clipped(
 
     Each such regression lowers E|clip(prediction) − clip(target)|²'s upper bound.
     """
-    sums = Sums()
-    for x, goal, known in rows:
-        made = x @ weight.mT.to(x) + bias.unsqueeze(-2).to(x) + known
-        wanted = goal
-        if low is not None:
-            wanted = torch.where(goal <= low, made.clamp(max=low), wanted)
-        if high is not None:
-            wanted = torch.where(goal >= high, made.clamp(min=high), wanted)
-        sums.add(x, wanted - known, with_xx=False)
-    return sums.moments(before.xx)
+    shift = bias + (weight @ before.mean_x.unsqueeze(-1)).squeeze(-1)
+    made = x @ weight.mT.to(x) + shift.unsqueeze(-2).to(x) + known
+    wanted = goal
+    if low is not None:
+        wanted = torch.where(goal <= low, made.clamp(max=low), wanted)
+    if high is not None:
+        wanted = torch.where(goal >= high, made.clamp(min=high), wanted)
+    target = wanted - known
+    mean = target.mean(-2, keepdim=True)
+    xy = _product(target - mean, x) / before.count
+    return replace(before, mean_y=mean.squeeze(-2).double(), xy=xy)
+
+
+def _centred(x: Tensor, y: Tensor) -> tuple[Moments, Tensor]:
+    """Moments of [blocks, rows, …], and x less its mean."""
+    check_size(x)
+    count = x.shape[-2]
+    mean_x, mean_y = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
+    x, y = x - mean_x, y - mean_y
+    moments = Moments(
+        count=count,
+        mean_x=mean_x.squeeze(-2).double(),
+        mean_y=mean_y.squeeze(-2).double(),
+        xx=_product(x, x) / count,
+        xy=_product(y, x) / count,
+        yy=y.square().sum(-2).double() / count,
+    )
+    return moments, x
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """aᵀb; by slabs of rows, so that float32 products add up in float64."""
+    parts = zip(a.split(SLAB, -2), b.split(SLAB, -2), strict=True)
+    return torch.stack([(x.mT @ y).double() for x, y in parts]).sum(0)
 
 
 def _write(terms: Sequence[Term], weight: Tensor, bias: Tensor, moments: Moments) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +94,15 @@ class Spread:
         """x: [N, C, ...]."""
         var, mean = torch.var_mean(x.float(), [d for d in range(x.ndim) if d != 1])
         return cls(mean, var)
+
+    @classmethod
+    def over(cls, parts: Sequence[Tensor]) -> Spread:
+        """Of equal parts of one batch."""
+        each = [cls.of(x) for x in parts]
+        mean = torch.stack([part.mean for part in each]).double()
+        var = torch.stack([part.var for part in each]).double()
+        total = var.mean(0) + mean.var(0, correction=0)
+        return cls(mean.mean(0).float(), total.float())
 
     def rows(self, index: Tensor | None) -> Spread:
         return self if index is None else Spread(self.mean[index], self.var[index])

@@ -12,8 +12,8 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.importance.gain_curve import GainCurves, allocate, gain_curves
 from pruning.methods.base import Problem
-from pruning.reconstruction.covariance import input_moments
 from pruning.reconstruction.least_squares import Reader, greedy_order
+from pruning.reconstruction.moments import input_moments
 from tests.pruning import sample_models
 
 

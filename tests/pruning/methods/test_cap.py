@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.graph.tracing import trace
-from pruning.graph.widths import lattice
+from pruning.graph import lattice, trace
 from pruning.methods import Problem, get
 from pruning.methods.cap import compensated, structural
-from pruning.reconstruction.covariance import input_moments, taps_of
+from pruning.reconstruction.calls import norms_after
+from pruning.reconstruction.filters import by_taps
 from pruning.reconstruction.least_squares import residual
-from pruning.reconstruction.mean_folding import norms_after
+from pruning.reconstruction.moments import input_moments
 from tests.pruning import sample_models
 
 
@@ -43,7 +43,7 @@ def test_a_compensated_reader_errs_by_the_residual(group: int) -> None:
     error = ((outputs[0] - outputs[1]) / scale[:, None, None]).square().mean((0, 2, 3)).sum()
     keep = (*graph.full_keep()[:group], units, *graph.full_keep()[group + 1 :])
     stay = graph.kept_positions(reader.weight, 1, graph.kept_units(keep))
-    taps = taps_of(dict(net.named_parameters())[reader.weight]).transpose(1, 2)
+    taps = by_taps(dict(net.named_parameters())[reader.weight].detach().double())
     columns = np.arange(taps[0].numel()).reshape(taps.shape[1:])[:, stay].ravel()
     expected = residual(taps.flatten(1), moments[reader.weight].xx[0], torch.from_numpy(columns))
     assert float(error) == pytest.approx(expected, rel=1e-3)

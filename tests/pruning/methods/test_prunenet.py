@@ -10,15 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pruning.graph.channel_graph import ChannelGraph, Keep
-from pruning.graph.surgery import cut
-from pruning.graph.tracing import trace
-from pruning.graph.widths import lattice
+from pruning.graph import ChannelGraph, Keep, cut, lattice, trace
 from pruning.importance.gates import GatedNetwork, balanced_gamma, learn_gates
 from pruning.importance.variance import channel_moments, filtered_variance
 from pruning.methods import Problem
 from pruning.methods.prunenet import PruneNet
-from pruning.reconstruction.mean_folding import norms_after
+from pruning.reconstruction.calls import norms_after
 from tests.pruning import sample_models
 
 DEAD = 3

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.graph.channel_graph import Keep
-from pruning.graph.surgery import cut
-from pruning.graph.tracing import trace
+from pruning.graph import Keep, cut, trace
 from pruning.reconstruction import error_feedback as feedback_module
 from pruning.reconstruction.error_feedback import _images, repair
 from pruning.reconstruction.refit import Settings
-from pruning.training.batch_norm import recalibrate
-from pruning.training.evaluation import evaluation_mode
+from pruning.training import evaluation_mode, recalibrate
 from tests.pruning import sample_models
 
 NETWORKS = [

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruning.errors import UserError
-from pruning.graph.tracing import trace
-from pruning.reconstruction import covariance
-from pruning.reconstruction.covariance import Filter, Sums, input_moments, outputs, patches
+from pruning.graph import trace
+from pruning.reconstruction import moments as covariance
+from pruning.reconstruction.filters import Filter, outputs, patches
+from pruning.reconstruction.moments import Sums, input_moments
 
 FILTERS = [
     Filter((3, 3), (1, 1), (1, 1)),

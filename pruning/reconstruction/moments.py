@@ -1,0 +1,128 @@
+"""Moments of what layers read and write, over images; sums in float64."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pruning.data import Batches
+from pruning.errors import UserError
+from pruning.graph import ChannelGraph
+from pruning.reconstruction.calls import layers_called
+from pruning.reconstruction.filters import POSITIONS, Filter, outputs, patches, thinning
+from pruning.training import evaluation_mode
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second central moments of inputs x (d of them) and targets y (c of them).
+
+    mean_x [..., d], mean_y [..., c], xx [..., d, d], xy [..., c, d], yy [..., c] (variances);
+    all float64. count: rows they were taken over.
+    """
+
+    count: int
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+
+class Sums:
+    """Running sums for `Moments`; products in the data's precision, sums in float64.
+
+    Values are taken relative to the first batch's mean, so that float32 products do not cancel.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: list[Tensor] = []
+
+    def add(self, x: Tensor, y: Tensor, *, with_xx: bool = True) -> None:
+        """x: [..., n, d], y: [..., n, c]. UserError where no memory holds Σ."""
+        if not self.count:
+            check_size(x)
+            self.x0, self.y0 = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
+        x, y = x - self.x0, y - self.y0
+        parts = [x.sum(-2), y.sum(-2), y.mT @ x, y.square().sum(-2)]
+        if with_xx:
+            parts.append(x.mT @ x)
+        parts = [part.double() for part in parts]
+        if self.total:
+            parts = [a.add_(b) for a, b in zip(self.total, parts, strict=True)]
+        self.total = parts
+        self.count += x.shape[-2]
+
+    def moments(self, xx: Tensor | None = None) -> Moments:
+        """The central moments; `xx` where it is known already."""
+        x, y, xy, yy, *rest = [part / self.count for part in self.total]
+        if xx is None:
+            xx = rest[0] - x.unsqueeze(-1) * x.unsqueeze(-2)
+        return Moments(
+            count=self.count,
+            mean_x=x + self.x0.squeeze(-2),
+            mean_y=y + self.y0.squeeze(-2),
+            xx=xx,
+            xy=xy - y.unsqueeze(-1) * x.unsqueeze(-2),
+            yy=yy - y.square(),
+        )
+
+
+def check_size(x: Tensor) -> None:
+    """UserError where no memory holds the covariance of x [..., d]."""
+    inputs = x.shape[-1]
+    needed = 3 * 8 * inputs**2  # a product, the same in float64, and the sum
+    if needed > _memory(x.device):
+        raise UserError(
+            f"a layer reads {inputs:,} inputs, whose covariance takes {needed / 1e9:.0f} GB; "
+            "choose a method that measures none (uniform, l2-global, peel, cpmc or balanced) "
+            "with repair none, and in a search seeds false"
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of the GPU, or of this machine."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info(device)[1])
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return math.inf
+
+
+@torch.no_grad()
+def input_moments(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Batches,
+    positions: int = POSITIONS,
+    only: Collection[str] | None = None,
+) -> dict[str, Moments]:
+    """Moments of the patches and outputs of every layer that reads a group, by weight name.
+
+    only: of these weights.
+
+    One pass in evaluation mode. All of Σ stays in memory: 8·d² bytes a layer.
+    """
+    names = [layer.weight for layer in graph.layers if only is None or layer.weight in only]
+    reads = {name for name in names if (graph.axes[name, 1] < graph.units).any()}
+    sums = {name: Sums() for name in names if name in reads}
+    phase = 0
+
+    def add(name: str, x: Tensor, y: Tensor, how: Filter) -> None:
+        every = thinning(y, how, positions)
+        sums[name].add(
+            patches(x, how, every, phase), outputs(y, how, every, phase, groups=how.groups)
+        )
+
+    with evaluation_mode(model), layers_called(model, reads, add):
+        for x, _ in batches:
+            model(x)
+            phase += 1
+    return {name: each.moments() for name, each in sums.items() if each.count}
