@@ -21,16 +21,16 @@ from search.report import page
 from search.storage import Row, lock, record, results
 from search.storage import files as storage
 from search.study import Study, make_study
-from search.trial import Base, base_model
+from search.trial import BaseModel, base_model
 from search.trial import trial as trial_body
 
 
 @dataclass(frozen=True)
-class Parts:
+class Stages:
     """What a search is made of besides its settings; tests put their own in."""
 
-    prepare: Callable[..., Base] = base_task.prepare
-    open_workshop: trial_body.Open = trial_body.Workshop.open
+    prepare: Callable[..., BaseModel] = base_task.prepare
+    open_context: trial_body.Open = trial_body.TrialContext.open
     body: trial_body.Body = trial_body.run
     measure: final.Measure = final.measure
     ray: dict[str, Any] | None = None
@@ -39,7 +39,7 @@ class Parts:
 def run(
     config: Config,
     console: Console | None = None,
-    parts: Parts | None = None,
+    stages: Stages | None = None,
     given: Given | None = None,
 ) -> str:
     """Search, or go on with a search; returns the run's address.
@@ -47,7 +47,7 @@ def run(
     given: a network and images that have no name, handed in by a program (see `search.api`). Bad
     input raises UserError before anything is written to the run's folder.
     """
-    console, parts = console or Console(), parts or Parts()
+    console, stages = console or Console(), stages or Stages()
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
@@ -62,11 +62,11 @@ def run(
     storage.check_writable(place)
     if config.resources.storage_path is not None:
         storage.check_writable(storage.open_uri(config.resources.storage_path))
-    cluster.connect(config, **(parts.ray or {}))
+    cluster.connect(config, **(stages.ray or {}))
     interrupt.check()
     share = cluster.share(config)
     preflight.check_nodes(config, share.gpus)
-    base = base_task.run(config, before, parts.prepare, share, say, _load_tune, given)
+    base = base_task.run(config, before, stages.prepare, share, say, _load_tune, given)
     if before is not None:
         record.check_data(before, base.data, config)
     interrupt.check()
@@ -90,19 +90,19 @@ def run(
         for line in base.notes:
             say(line)
         _introduce(config, current, study, share, say)
-        _drive(config, place, base, current, study, share, console, parts)
+        _drive(config, place, base, current, study, share, console, stages)
     return config.out
 
 
 def _drive(
     config: Config,
     place: storage.Location,
-    base: Base,
+    base: BaseModel,
     current: dict[str, Any],
     study: Study,
-    share: cluster.Share,
+    share: cluster.TrialResources,
     console: Console,
-    parts: Parts,
+    stages: Stages,
 ) -> None:
     """Trials, final trainings, export; what there is of it where it is stopped."""
 
@@ -110,8 +110,8 @@ def _drive(
         console.print(text, highlight=False, markup=False)
 
     try:
-        finished = _trials(config, base, study, share, record.reference(current), console, parts)
-        members = parts.measure(config, base, _complete(study), share, say) if finished else []
+        finished = _trials(config, base, study, share, record.reference(current), console, stages)
+        members = stages.measure(config, base, _complete(study), share, say) if finished else []
     except BaseException as error:  # bad luck or Ctrl-C: what is finished must be of use
         try:
             _put_away(config, place, base, current, study, say)
@@ -151,7 +151,7 @@ def _complete(study: Study) -> list[Row]:
 def _put_away(
     config: Config,
     place: storage.Location,
-    base: Base,
+    base: BaseModel,
     current: dict[str, Any],
     study: Study,
     say: Callable[[str], None],
@@ -177,12 +177,12 @@ def _export(
 
 def _trials(
     config: Config,
-    base: Base,
+    base: BaseModel,
     study: Study,
-    share: cluster.Share,
+    share: cluster.TrialResources,
     reference: Reference,
     console: Console,
-    parts: Parts,
+    stages: Stages,
 ) -> bool:
     """Run trials until the budget is spent; False if the user stopped it."""
     interrupt.check()
@@ -190,7 +190,7 @@ def _trials(
         return True
     from search.backend import tuner
 
-    trainable = tuner.trainable(config, base, share, parts.open_workshop, parts.body)
+    trainable = tuner.trainable(config, base, share, stages.open_context, stages.body)
     return tuner.run(config, trainable, study, share.slots, reference, console)
 
 
@@ -203,7 +203,7 @@ def _introduce(
     config: Config,
     current: dict[str, Any],
     study: Study,
-    share: cluster.Share,
+    share: cluster.TrialResources,
     say: Callable[[str], None],
 ) -> None:
     val, test = current["base_top1_val"], current["base_top1_test"]

@@ -32,17 +32,17 @@ from search.config.schema import Config
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate
 from search.trial import base_model
-from search.trial.base_model import Base
+from search.trial.base_model import BaseModel
 
 SLEEP = 2.0
 PATIENCE = 600.0  # for the last worker to start
 
 
-def prepare(config: Config, stored: str | None) -> Base:
+def prepare(config: Config, stored: str | None) -> BaseModel:
     return base_model.prepare(config, stored, say=lambda text: None)
 
 
-def workshop(config: Config, base: Base, device: str) -> Gate:
+def workshop(config: Config, base: BaseModel, device: str) -> Gate:
     return Gate(Path(config.out) / "workers", round(2 / config.resources.cpus_per_trial))
 
 
@@ -93,9 +93,9 @@ def measure(workers: int, trials: int) -> dict[str, float]:
         config = configuration.load([*flags, f"--resources.cpus_per_trial={2 / workers}"])
         config = replace(config, search=replace(config.search, final_seeds=0))
         options = {"num_cpus": 2, "object_store_memory": 2 * 10**8, "_temp_dir": f"{folder}/ray"}
-        parts = runner.Parts(prepare, workshop, body, measure=lambda *_: [], ray=options)
+        stages = runner.Stages(prepare, workshop, body, measure=lambda *_: [], ray=options)
         with cpu_clock() as clock:
-            runner.run(config, Console(file=io.StringIO()), parts)
+            runner.run(config, Console(file=io.StringIO()), stages)
         rows = [row for row in Ledger(config.out).rows() if row.status == "complete"]
         ray.shutdown()
     starts = np.array([datetime.fromisoformat(row.started_at).timestamp() for row in rows])

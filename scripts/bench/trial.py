@@ -49,11 +49,11 @@ def nothing(work: Any, candidate: Candidate) -> Iterator[dict[str, Any]]:
     }
 
 
-def open_nothing(config: Config, base: base_model.Base, device: str) -> None:
+def open_nothing(config: Config, base: base_model.BaseModel, device: str) -> None:
     return None
 
 
-def parts_of_a_trial(work: trial.Workshop, share: float, folder: str) -> dict[str, float]:
+def parts_of_a_trial(work: trial.TrialContext, share: float, folder: str) -> dict[str, float]:
     """Seconds of each step but fine-tuning and scoring."""
     problem, state = work.problem, work.states["uniform"]
     target = share * problem.cost.base_macs
@@ -83,12 +83,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def in_process(config: Config) -> base_model.Base:
+def in_process(config: Config) -> base_model.BaseModel:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = base_model.prepare(config, device=device, say=lambda text: None)
     began = time.perf_counter()
-    work = trial.Workshop.open(config, base, device)
+    work = trial.TrialContext.open(config, base, device)
     opened = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         runs = [parts_of_a_trial(work, share, folder) for share in np.linspace(0.2, 0.8, 11)]
@@ -118,9 +118,9 @@ def on_ray(config: Config) -> None:
             trials=TRIALS,
             search=replace(config.search, final_seeds=0, seeds=False),
         )
-        parts = runner.Parts(open_workshop=open_nothing, body=nothing, measure=lambda *_: [])
+        stages = runner.Stages(open_context=open_nothing, body=nothing, measure=lambda *_: [])
         began = time.time()
-        runner.run(quick, Console(file=io.StringIO()), parts)
+        runner.run(quick, Console(file=io.StringIO()), stages)
         ends = sorted(row.wall_s for row in Ledger(out).rows())
         ray.shutdown()
     per_trial = (ends[-1] - ends[4]) / (len(ends) - 5)

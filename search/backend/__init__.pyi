@@ -5,5 +5,5 @@ from . import preflight as preflight
 from . import ray_log as ray_log
 from . import retrain as retrain
 from . import tuner as tuner
-from .cluster import Share as Share
+from .cluster import TrialResources as TrialResources
 from .final import Member as Member

@@ -16,18 +16,18 @@ from search.backend import cluster
 from search.config import Config
 from search.data import Given
 from search.storage import files as storage
-from search.trial import Base, base_model
+from search.trial import BaseModel, base_model
 
 
 def run(
     config: Config,
     before: Mapping[str, Any] | None,
-    prepare: Callable[..., Base],
-    share: cluster.Share,
+    prepare: Callable[..., BaseModel],
+    share: cluster.TrialResources,
     say: Callable[[str], None],
     meanwhile: Callable[[], object] = lambda: None,
     given: Given | None = None,
-) -> Base:
+) -> BaseModel:
     """The base model by a task with a trial's resources; an earlier session's if there is one."""
     file = storage.open_uri(config.out) / base_model.FILE
     stored = before is not None and storage.exists(file)
@@ -40,7 +40,7 @@ def run(
         task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(prepare)
         result = task.remote(config, known, *(() if given is None else (given,)))
         meanwhile()
-        base: Base = ray.get(result)
+        base: BaseModel = ray.get(result)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
@@ -48,7 +48,7 @@ def run(
     return base if given is None else replace(base, given=given)
 
 
-def prepare(config: Config, stored: str | None = None, given: Given | None = None) -> Base:
+def prepare(config: Config, stored: str | None = None, given: Given | None = None) -> BaseModel:
     """`base_model.prepare` inside the task."""
     say = partial(print, flush=True)
     return base_model.prepare(config, stored, given, device=cluster.worker_device(config), say=say)

@@ -21,7 +21,7 @@ CONTEXT = 2**30
 
 
 @dataclass(frozen=True)
-class Share:
+class TrialResources:
     """What one trial takes: CPU cores and GPUs, and how many trials fit at one time."""
 
     cpus: float
@@ -64,7 +64,7 @@ def address_of(config: Config) -> str:
     return config.resources.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
-def share(config: Config) -> Share:
+def share(config: Config) -> TrialResources:
     """What a trial takes of the connected cluster. UserError if not even one trial fits.
 
     On a cluster that was joined, max_concurrent counts even beyond what fits now: the trials that
@@ -78,7 +78,7 @@ def share(config: Config) -> Share:
         fits = min(fits, int(total.get("GPU", 0.0) / gpus + 1e-6))
     most = config.resources.max_concurrent
     if most and address_of(config) != "local":
-        return Share(cpus, gpus, most)
+        return TrialResources(cpus, gpus, most)
     if fits < 1:
         has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
         raise UserError(
@@ -86,7 +86,7 @@ def share(config: Config) -> Share:
             "lower resources.cpus_per_trial or resources.gpus_per_trial, or on a cluster that "
             "is yet to grow set resources.max_concurrent to the trials it may grow to"
         )
-    return Share(cpus, gpus, min(fits, most or fits))
+    return TrialResources(cpus, gpus, min(fits, most or fits))
 
 
 def worker_device(config: Config) -> str:

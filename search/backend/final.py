@@ -22,7 +22,7 @@ from search.pareto import front
 from search.storage import Ledger, Row
 from search.storage import files as storage
 from search.study import finalists
-from search.trial import Base
+from search.trial import BaseModel
 
 ALL = 2  # trainings that each member has; more where neighbours overlap
 APART = 2.0  # standard errors of a difference that tell two neighbours apart
@@ -46,15 +46,15 @@ class Member:
 
 
 Measure = Callable[
-    [Config, Base, Sequence[Row], cluster.Share, Callable[[str], None]], list[Member]
+    [Config, BaseModel, Sequence[Row], cluster.TrialResources, Callable[[str], None]], list[Member]
 ]
 
 
 def measure(
     config: Config,
-    base: Base,
+    base: BaseModel,
     rows: Sequence[Row],
-    share: cluster.Share,
+    share: cluster.TrialResources,
     say: Callable[[str], None],
 ) -> list[Member]:
     """Members of the frontier of complete `rows`, measured; finished trainings are not repeated.
@@ -81,7 +81,7 @@ def measure(
     return stays
 
 
-def so_far(config: Config, base: Base, rows: Sequence[Row]) -> list[Member]:
+def so_far(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Member]:
     """Members of the frontier of complete `rows` without any training, for a run that is stopped.
 
     Final trainings that are finished already are used; the others' test accuracy is not known.
@@ -96,9 +96,9 @@ def so_far(config: Config, base: Base, rows: Sequence[Row]) -> list[Member]:
 
 def _train(
     config: Config,
-    base: Base,
+    base: BaseModel,
     jobs: Sequence[tuple[Row, int]],
-    share: cluster.Share,
+    share: cluster.TrialResources,
     say: Callable[[str], None],
     what: str,
 ) -> None:
@@ -109,7 +109,7 @@ def _train(
         trainings.train_all(config, base, todo, share, say)
 
 
-def _finalists(config: Config, base: Base, rows: Sequence[Row]) -> list[Row]:
+def _finalists(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Row]:
     """Whom to train anew, and the base model."""
     graph = base.channel_graph()
     cost = Cost(graph)
@@ -136,7 +136,7 @@ def _overlapping(config: Config, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.trial_id in close]
 
 
-def _members(base: Base, rows: Sequence[Row]) -> list[Row]:
+def _members(base: BaseModel, rows: Sequence[Row]) -> list[Row]:
     """The frontier of single trainings, and the base model, which a lucky one may dominate."""
     members = [rows[i] for i in front.front(front.points_of(rows))]
     return members + [row for row in rows if _is_whole(base, row) and row not in members]
@@ -148,7 +148,7 @@ def _front(members: Sequence[Member]) -> list[Member]:
     return [members[i] for i in front.front(points)]
 
 
-def _trainings(config: Config, base: Base, row: Row) -> tuple[Training, ...]:
+def _trainings(config: Config, base: BaseModel, row: Row) -> tuple[Training, ...]:
     """What is finished; the base model was scored before the search."""
     if _is_whole(base, row):
         weights = storage.inside(config.out, row.checkpoint)
@@ -177,5 +177,5 @@ def _trial(config: Config, row: Row) -> Training:
     return Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, weights)
 
 
-def _is_whole(base: Base, row: Row) -> bool:
+def _is_whole(base: BaseModel, row: Row) -> bool:
     return row.widths == tuple(base.info.widths.values())

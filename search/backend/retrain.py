@@ -24,7 +24,16 @@ from search.backend import cluster
 from search.config import Config
 from search.storage import Row
 from search.storage import files as storage
-from search.trial import SCORING_BATCH, Base, Workshop, free, out_of_memory, save, seed_of, slim
+from search.trial import (
+    SCORING_BATCH,
+    BaseModel,
+    TrialContext,
+    free,
+    out_of_memory,
+    save,
+    seed_of,
+    slim,
+)
 
 SAY_EVERY = 20.0  # seconds
 OWN = -1  # stands for "no training: the weights that the trial left"
@@ -83,9 +92,9 @@ def store(config: Config, row: Row, k: int, training: Training) -> None:
 
 def train_all(
     config: Config,
-    base: Base,
+    base: BaseModel,
     jobs: Sequence[tuple[Row, int]],
-    share: cluster.Share,
+    share: cluster.TrialResources,
     say: Callable[[str], None],
 ) -> None:
     """Train on as many actors as fit; one that dies loses its own training only.
@@ -166,8 +175,8 @@ def _limited(limit: float | None) -> Iterator[None]:
 class Trainer:
     """An actor that trains networks one after another."""
 
-    def __init__(self, config: Config, base: Base) -> None:
-        self.work = Workshop.open(config, base, cluster.worker_device(config))
+    def __init__(self, config: Config, base: BaseModel) -> None:
+        self.work = TrialContext.open(config, base, cluster.worker_device(config))
 
     def ready(self) -> None:
         """Returns once data and base model are there."""
@@ -180,14 +189,14 @@ class Trainer:
         return training
 
 
-def _own(work: Workshop, row: Row) -> Training:
+def _own(work: TrialContext, row: Row) -> Training:
     weights = storage.inside(work.config.out, row.checkpoint)
     model = checkpoint.load(weights, base=work.base.model(work.config)).to(work.device)
     test = evaluate(model, work.test.batches(SCORING_BATCH))
     return Training(row.seed, work.score(model), test, row.epochs, 0.0, weights)
 
 
-def _train(work: Workshop, row: Row, k: int) -> Training:
+def _train(work: TrialContext, row: Row, k: int) -> Training:
     """One training; running out of memory is tried again with half the batch, as in a trial."""
     recipe = replace(work.config.finetune.recipe(), epochs=epochs_of(work.config))
     try:
@@ -199,7 +208,7 @@ def _train(work: Workshop, row: Row, k: int) -> Training:
     return _attempt(work, row, k, replace(recipe, batch=max(1, recipe.batch // 2)))
 
 
-def _attempt(work: Workshop, row: Row, k: int, recipe: Recipe) -> Training:
+def _attempt(work: TrialContext, row: Row, k: int, recipe: Recipe) -> Training:
     config, began, epochs = work.config, time.perf_counter(), recipe.epochs
     seed = seed_of(config, row.arch_hash) + 1 + k
     asked = np.array(row.widths, dtype=np.int64)

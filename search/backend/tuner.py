@@ -21,7 +21,7 @@ from search.backend.timeout import Watchdog
 from search.config import Config
 from search.pareto import Reference
 from search.study import Study
-from search.trial import Base, Body, Open
+from search.trial import BaseModel, Body, Open
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -30,11 +30,11 @@ RETRIES = 2  # of a trial whose worker died; the next death is a failed row
 
 
 def trainable(
-    config: Config, base: Base, share: cluster.Share, open_workshop: Open, body: Body
+    config: Config, base: BaseModel, share: cluster.TrialResources, open_context: Open, body: Body
 ) -> Any:
     """What Tune runs: workers with a trial's resources, to which the base model is sent once."""
     made = tune.with_parameters(
-        worker.TrialWorker, settings=config, base=base, open_workshop=open_workshop, body=body
+        worker.TrialWorker, settings=config, base=base, open_context=open_context, body=body
     )
     return tune.with_resources(made, share.resources)
 

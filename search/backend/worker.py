@@ -14,7 +14,7 @@ from pruning.errors import UserError
 from search.backend import cluster, preflight
 from search.config import Config
 from search.study import Candidate
-from search.trial import FATAL, Base, memory, trial
+from search.trial import FATAL, BaseModel, memory, trial
 
 
 class TrialWorker(tune.Trainable):
@@ -27,8 +27,8 @@ class TrialWorker(tune.Trainable):
         self,
         config: dict[str, Any],
         settings: Config | None = None,
-        base: Base | None = None,
-        open_workshop: trial.Open = trial.Workshop.open,
+        base: BaseModel | None = None,
+        open_context: trial.Open = trial.TrialContext.open,
         body: trial.Body = trial.run,
     ) -> None:
         assert settings is not None
@@ -36,7 +36,7 @@ class TrialWorker(tune.Trainable):
         try:
             preflight.check_joined(settings)
             self._device = cluster.worker_device(settings)
-            work = open_workshop(settings, base, self._device)
+            work = open_context(settings, base, self._device)
             self._start = partial(body, work)
         except UserError as error:  # to be said by a report: Tune keeps a traceback at most
             self._start = partial(_refuse, error)

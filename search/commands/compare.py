@@ -96,7 +96,7 @@ def compare(
     cluster.connect(measured)
     share = cluster.share(measured)
     prepare = base_task.prepare
-    base: base_model.Base = base_task.run(measured, record, prepare, share, say)
+    base: base_model.BaseModel = base_task.run(measured, record, prepare, share, say)
     shares = _shares(options, record)
     table = comparison.compare(measured, base, shares, options.seeds, points, share, say)
     return table, record, points

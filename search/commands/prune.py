@@ -134,7 +134,7 @@ def prune(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check = partial(check_reachable, target)
     base = base_model.prepare(settings, device=device, say=say, check=check)
-    work = trial.Workshop.open(settings, base, device)
+    work = trial.TrialContext.open(settings, base, device)
     say(f"base model: top-1 val {base.val:.2%}, test {base.test:.2%}")
     if asked := base_model.question(settings):
         say(asked)

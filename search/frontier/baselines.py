@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning import methods
-from search.backend import Member, Share, retrain
+from search.backend import Member, TrialResources, retrain
 from search.config import Config
 from search.frontier import pictures
 from search.frontier.points import to_csv
 from search.storage import Row, arch_hash, files
-from search.trial import Base, base_model
+from search.trial import BaseModel, base_model
 
 Point = Mapping[str, Any]
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -54,7 +54,7 @@ class OneShot:
     allocate_s: float
 
 
-def plan(config: Config, base: Base, shares: Sequence[float]) -> list[OneShot]:
+def plan(config: Config, base: BaseModel, shares: Sequence[float]) -> list[OneShot]:
     """Each measured method at each share of the base MACs."""
     problem = base_model.problem(base.channel_graph(), config.search)
     found = []
@@ -81,11 +81,11 @@ def plan(config: Config, base: Base, shares: Sequence[float]) -> list[OneShot]:
 
 def compare(
     config: Config,
-    base: Base,
+    base: BaseModel,
     shares: Sequence[float],
     seeds: int,
     points: Sequence[Point],
-    share: Share,
+    share: TrialResources,
     say: Callable[[str], None],
 ) -> pa.Table:
     """Train the one-shots as the frontier's members were, and set them beside the frontier.
@@ -113,7 +113,9 @@ def compare(
     return table
 
 
-def _record(shot: OneShot, member: Member, points: Sequence[Point], base: Base) -> dict[str, Any]:
+def _record(
+    shot: OneShot, member: Member, points: Sequence[Point], base: BaseModel
+) -> dict[str, Any]:
     row = shot.row
     test = [training.test for training in member.trainings if training.test is not None]
     mean = float(np.mean(test))

@@ -3,13 +3,13 @@ from . import latency as latency
 from . import memory as memory
 from . import trial as trial
 from .base_model import SCORING_BATCH as SCORING_BATCH
-from .base_model import Base as Base
+from .base_model import BaseModel as BaseModel
 from .latency import Latency as Latency
 from .memory import free as free
 from .trial import FATAL as FATAL
 from .trial import Body as Body
 from .trial import Open as Open
-from .trial import Workshop as Workshop
+from .trial import TrialContext as TrialContext
 from .trial import out_of_memory as out_of_memory
 from .trial import save as save
 from .trial import seed_of as seed_of

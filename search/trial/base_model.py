@@ -29,7 +29,7 @@ FILE = "base.safetensors"  # of a run
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModel:
     """What the trials need of the base model: arrays and text only, shared by the object store.
 
     weights: the whole state dict; graph: JSON; val, test: top-1 as fractions; states: what each
@@ -87,7 +87,7 @@ def prepare(
     device: str = "cpu",
     say: Callable[[str], None] = print,
     check: Callable[[Problem], object] | None = None,
-) -> Base:
+) -> BaseModel:
     """Load or train the base model, trace it, score it, and let the methods measure it.
 
     `stored`: file of an earlier session's base model, used instead. `given`: network (trained) and
@@ -118,7 +118,7 @@ def prepare(
     for name in measured_methods(config.search):
         say(f"measuring the base model for method {name}")
         measured[name] = states.measure(name, net, graph, subset)
-    return Base(
+    return BaseModel(
         weights={name: t.detach().cpu().numpy() for name, t in net.state_dict().items()},
         graph=graph.to_json(),
         info=ModelInfo(
@@ -141,14 +141,14 @@ def prepare(
     )
 
 
-def store(base: Base, out: str) -> None:
+def store(base: BaseModel, out: str) -> None:
     """Write the base model into the run at `out`, as `base.safetensors`."""
     tensors = {name: tensor(array) for name, array in base.weights.items()}
     metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
     files.write_tensors(files.join(out, FILE), tensors, metadata)
 
 
-def facts(base: Base, problem: Problem) -> dict[str, Any]:
+def facts(base: BaseModel, problem: Problem) -> dict[str, Any]:
     """What run.json says of the base model."""
     return {
         "model": base.info.model,

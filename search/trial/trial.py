@@ -24,22 +24,28 @@ from pruning.training import Recipe, evaluate, finetune
 from search.config import Config
 from search.study import Candidate
 from search.trial import latency
-from search.trial.base_model import CALIBRATION_BATCH, SCORING_BATCH, Base, calibration, problem
+from search.trial.base_model import (
+    CALIBRATION_BATCH,
+    SCORING_BATCH,
+    BaseModel,
+    calibration,
+    problem,
+)
 from search.trial.memory import free, keep_kernels
 
 Report = dict[str, Any]
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
-Open = Callable[[Config, Base, str], Any]
+Open = Callable[[Config, BaseModel, str], Any]
 Body = Callable[[Any, Candidate], Iterator[Report]]
 """A trial: (what its worker opened once, what to run) → reports, the last with a `status`."""
 
 
 @dataclass(frozen=True)
-class Workshop:
+class TrialContext:
     """What all trials of one worker share, on its device; made once, never modified."""
 
     config: Config
-    base: Base
+    base: BaseModel
     model: nn.Module
     problem: Problem
     train: Images
@@ -51,7 +57,7 @@ class Workshop:
     limit: latency.Limit | None = None
 
     @classmethod
-    def open(cls, config: Config, base: Base, device: str = "cpu") -> Workshop:
+    def open(cls, config: Config, base: BaseModel, device: str = "cpu") -> TrialContext:
         graph = base.channel_graph()
         keep_kernels(len(graph.layers))
         splits = base.splits(config)
@@ -77,7 +83,7 @@ class Workshop:
         return evaluate(model, self.val.batches(SCORING_BATCH))
 
 
-def run(work: Workshop, candidate: Candidate) -> Iterator[Report]:
+def run(work: TrialContext, candidate: Candidate) -> Iterator[Report]:
     """Reports of one trial: after the cut, after each epoch, and last one with a `status`.
 
     Running out of memory is tried again once with half the batch; what else a network does wrong
@@ -113,7 +119,9 @@ def seed_of(config: Config, arch_hash: str) -> int:
     return (int(arch_hash[:7], 16) + config.seed) % 2**31
 
 
-def slim(work: Workshop, method: str, widths: np.ndarray, scalars: Mapping[str, float]) -> Slimmed:
+def slim(
+    work: TrialContext, method: str, widths: np.ndarray, scalars: Mapping[str, float]
+) -> Slimmed:
     """Cut the base model to widths as the method selects, and repair it, before any training."""
     return oneshot.slim(
         work.model,
@@ -128,7 +136,7 @@ def slim(work: Workshop, method: str, widths: np.ndarray, scalars: Mapping[str, 
     )
 
 
-def save(work: Workshop, model: nn.Module, widths: np.ndarray, place: str, **extra: Any) -> str:
+def save(work: TrialContext, model: nn.Module, widths: np.ndarray, place: str, **extra: Any) -> str:
     """Write a slim model to its file; returns the path or URI."""
     names = (group.name for group in work.problem.graph.groups)
     kept = dict(zip(names, widths.tolist(), strict=True))
@@ -137,7 +145,7 @@ def save(work: Workshop, model: nn.Module, widths: np.ndarray, place: str, **ext
 
 
 def _attempt(
-    work: Workshop, candidate: Candidate, recipe: Recipe, reason: str = ""
+    work: TrialContext, candidate: Candidate, recipe: Recipe, reason: str = ""
 ) -> Iterator[Report]:
     began = time.perf_counter()
     seed = seed_of(work.config, candidate.arch_hash)

@@ -29,7 +29,7 @@ from search.pareto import front
 from search.study.candidate import Candidate
 from search.study.factory import make_study
 from search.trial import base_model, trial
-from search.trial.base_model import Base
+from search.trial.base_model import BaseModel
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes
@@ -64,13 +64,13 @@ class Shop:
 
     device = "cpu"
 
-    def __init__(self, config: Config, base: Base, device: str) -> None:
+    def __init__(self, config: Config, base: BaseModel, device: str) -> None:
         self.config, self.graph = config, base.channel_graph()
         self.places = places(config, base)
         self.marks = Path(os.environ["DRILL_MARKS"])
 
 
-def places(config: Config, base: Base) -> dict[tuple[str, Any], int]:
+def places(config: Config, base: BaseModel) -> dict[tuple[str, Any], int]:
     """Method and widths of the seeds, each once and in the order in which they are tried."""
     problem = base_model.problem(base.channel_graph(), config.search)
     study = make_study(config, base.states, problem, 2)
@@ -110,7 +110,7 @@ def attempt(
     yield report | {"top1_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
 
 
-def measure(config: Config, base: Base, rows: Any, share: Any, say: Any) -> list[final.Member]:
+def measure(config: Config, base: BaseModel, rows: Any, share: Any, say: Any) -> list[final.Member]:
     members = [rows[i] for i in front.front(front.points_of(rows))]
     return [
         final.Member(r, (retrain.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
@@ -126,5 +126,5 @@ if __name__ == "__main__":
     run, marks, temp = sys.argv[1:]
     os.environ["DRILL_MARKS"] = marks
     own = {"num_cpus": 2, "include_dashboard": False, "_temp_dir": temp}
-    parts = runner.Parts(open_workshop=Shop, body=body, measure=measure, ray=own)
-    runner.run(settings(run), parts=parts)
+    stages = runner.Stages(open_context=Shop, body=body, measure=measure, ray=own)
+    runner.run(settings(run), stages=stages)

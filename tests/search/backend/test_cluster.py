@@ -25,12 +25,14 @@ from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate
-from search.trial.base_model import Base
+from search.trial.base_model import BaseModel
 
 DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
 
 
-def shared(monkeypatch: pytest.MonkeyPatch, total: dict[str, float], *flags: str) -> cluster.Share:
+def shared(
+    monkeypatch: pytest.MonkeyPatch, total: dict[str, float], *flags: str
+) -> cluster.TrialResources:
     monkeypatch.setattr(ray, "cluster_resources", lambda: total)
     return cluster.share(configuration.load(["--trials=50", *flags]))
 
@@ -105,11 +107,11 @@ def test_the_base_model_s_process_ends_with_its_task(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     config = configuration.load([])
     for gpus in (0.0, 0.5):
-        base_task.run(config, None, lambda *a: None, cluster.Share(1.0, gpus, 1), print)  # type: ignore[arg-type, return-value]
+        base_task.run(config, None, lambda *a: None, cluster.TrialResources(1.0, gpus, 1), print)  # type: ignore[arg-type, return-value]
     assert [task._default_options.get("max_calls") for task in tasks] == [None, 1]
 
 
-def workshop(config: Config, base: Base, device: str) -> Path:
+def workshop(config: Config, base: BaseModel, device: str) -> Path:
     return Path(config.out).parent
 
 
@@ -134,8 +136,8 @@ def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
     """A lost worker costs its running trial some time; a trial that kills workers is given up."""
     loaded = configuration.load(["--trials=8", f"--out={tmp_path}/run", "--base.epochs=0.05"])
     config = replace(loaded, search=replace(loaded.search, final_seeds=0))
-    parts = runner.Parts(open_workshop=workshop, body=body, measure=lambda *_: [])
-    runner.run(config, Console(file=io.StringIO()), parts)
+    stages = runner.Stages(open_context=workshop, body=body, measure=lambda *_: [])
+    runner.run(config, Console(file=io.StringIO()), stages)
     rows = {row.number: row for row in Ledger(config.out).rows()}
     assert sorted(rows) == list(range(8))
     assert len({row.arch_hash for row in rows.values()}) == 8
@@ -151,7 +153,7 @@ def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
 class Quick:
     """Stands for the actor that trains a member."""
 
-    def __init__(self, config: Config, base: Base) -> None: ...
+    def __init__(self, config: Config, base: BaseModel) -> None: ...
 
     def ready(self) -> None: ...
 
@@ -164,7 +166,7 @@ def test_final_trainings_end_though_fewer_fit_than_before(monkeypatch: pytest.Mo
     monkeypatch.setattr(retrain, "Trainer", Quick)
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(4)]
     base: Any = None
-    arguments = (Config(), base, jobs, cluster.Share(1.0, 0.0, 4), print)
+    arguments = (Config(), base, jobs, cluster.TrialResources(1.0, 0.0, 4), print)
     thread = threading.Thread(target=retrain.train_all, args=arguments, daemon=True)
     thread.start()
     thread.join(240)
@@ -174,7 +176,7 @@ def test_final_trainings_end_though_fewer_fit_than_before(monkeypatch: pytest.Mo
 class Hanging(retrain.Trainer):
     """Without data and base model."""
 
-    def __init__(self, config: Config, base: Base) -> None:
+    def __init__(self, config: Config, base: BaseModel) -> None:
         self.work: Any = SimpleNamespace(config=config, device="cpu")
         retrain._train = hang  # in this actor's process
 
@@ -210,7 +212,7 @@ def test_a_final_training_that_hangs_is_given_up(
     jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(2)]
     said: list[str] = []
     base: Any = None
-    retrain.train_all(config, base, jobs, cluster.Share(1.0, 0.0, 1), said.append)
+    retrain.train_all(config, base, jobs, cluster.TrialResources(1.0, 0.0, 1), said.append)
     assert [line for line in said if "failed" in line] == [
         "00000-x: final training 0 failed (not done after 1 s)"
     ]

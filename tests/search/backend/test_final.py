@@ -36,7 +36,9 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
             retrain.store(config, row, k, Training(k, 0.9, 0.9, 1.0, 1.0, "x"))
 
     monkeypatch.setattr(retrain, "train_all", train_all)
-    members = final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
+    members = final.measure(
+        config, base, rows, cluster.TrialResources(1.0, 0.0, 1), lambda text: None
+    )
     assert trained == [slim.trial_id] * 2, "the base model costs no training"
     assert [m.row.trial_id for m in members] == [slim.trial_id, whole.trial_id]
     assert members[-1].val_mean == base.val
@@ -60,7 +62,9 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     base.channel_graph = lambda: runs.GRAPH
     monkeypatch.setattr(retrain, "train_all", lambda *args: None)
     said: list[str] = []
-    (member,) = final.measure(config, base, [slim], cluster.Share(1.0, 0.0, 1), said.append)
+    (member,) = final.measure(
+        config, base, [slim], cluster.TrialResources(1.0, 0.0, 1), said.append
+    )
     assert (member.best.val, member.best.test) == (slim.top1_val, None)
     assert member.best.checkpoint == f"{tmp_path}/now/checkpoints/a.safetensors"
     assert any("no final training" in line for line in said)
@@ -113,8 +117,10 @@ def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.M
             retrain.store(config, row, k, Training(k, val, val, 1.0, 1.0, "x"))
 
     monkeypatch.setattr(retrain, "train_all", train_all)
-    members = final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
+    members = final.measure(
+        config, base, rows, cluster.TrialResources(1.0, 0.0, 1), lambda text: None
+    )
     assert [len(m.trainings) for m in members] == [2, 5, 5, 2]
     again = list(trained)
-    final.measure(config, base, rows, cluster.Share(1.0, 0.0, 1), lambda text: None)
+    final.measure(config, base, rows, cluster.TrialResources(1.0, 0.0, 1), lambda text: None)
     assert trained == again, "a finished training is not repeated"

@@ -23,7 +23,7 @@ from search.config import loader as config
 from search.config.schema import Config
 from search.study.candidate import Candidate
 from search.trial import base_model
-from search.trial.base_model import Base
+from search.trial.base_model import BaseModel
 
 TRIALS = 20
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ def megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def work(settings: Config, base: Base) -> dict[str, Any]:
+def work(settings: Config, base: BaseModel) -> dict[str, Any]:
     """Run trials in one worker, some of them again in another order, one of them given up."""
     torch.set_num_threads(1)
     problem = base_model.problem(base.channel_graph(), settings.search)
