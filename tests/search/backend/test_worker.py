@@ -20,7 +20,7 @@ def make_worker(
     monkeypatch: pytest.MonkeyPatch, body: Any, open_context: Any = lambda *a: None
 ) -> Any:
     monkeypatch.setattr(worker.cluster, "worker_device", lambda config: "cpu")
-    monkeypatch.setattr(worker.checks, "check_joined", lambda config: None)
+    monkeypatch.setattr(worker.preflight, "check_joined", lambda config: None)
     monkeypatch.setattr(worker.Candidate, "from_config", staticmethod(lambda config: config))
     made = worker.TrialWorker.__new__(worker.TrialWorker)
     made.setup({}, object(), object(), open_context, body)  # type: ignore[arg-type]
