@@ -168,7 +168,7 @@ def complete(out: Path, trials: int) -> None:
 
 
 def frontier(out: Path) -> list[dict[str, object]]:
-    columns = ["widths", "macs", "top1_val", "top1_test", "method"]
+    columns = ["widths", "macs", "score_val", "score_test", "method"]
     table = pq.read_table(out / "frontier.parquet", columns=columns)
     return list(table.to_pylist())
 

@@ -104,7 +104,7 @@ def summary(place: Path) -> None:
     }
     print(json.dumps(line), flush=True)
     rows = [
-        (f"{p['macs'] / found.record['base_macs']:.1%}", p["top1_val"], p.get("top1_test_mean"))
+        (f"{p['macs'] / found.record['base_macs']:.1%}", p["score_val"], p.get("score_test_mean"))
         for p in found.points
     ]
     table("frontier", ("MACs", "val", "test"), rows)

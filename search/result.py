@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """One network of a frontier; `point["top1_val"]` gives any of its columns."""
+    """One network of a frontier; `point["score_val"]` gives any of its columns."""
 
     values: Mapping[str, Any]
     network: nn.Module | None = field(default=None, repr=False)

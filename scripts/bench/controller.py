@@ -52,7 +52,7 @@ def _fill(study: Study, trials: int) -> list[float]:
         candidate = study.ask()
         assert candidate is not None and candidate.widths is not None
         top1 = float(1 - 0.5 / (1 + np.mean(candidate.widths) / 10))
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1, epochs=1))
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=top1, epochs=1))
         times.append(time.process_time() - began)
     return times
 

@@ -80,7 +80,7 @@ def of_run(run: str) -> list[Model]:
         if point["macs_share"] < 1:
             path = results.point_checkpoint(run, point["rank"])
             net, info = checkpoint.load(path), checkpoint.info(path)
-            models.append(Model(base.name, net, info, point["macs_share"], point["top1_val_mean"]))
+            models.append(Model(base.name, net, info, point["macs_share"], point["score_val_mean"]))
     return models
 
 
@@ -120,7 +120,7 @@ def _family(
                 "export",
                 network=base.name,
                 macs_share=slim.macs,
-                top1_val=slim.top1,
+                score_val=slim.top1,
                 base_bytes=files[0].bytes,
                 slim_bytes=files[i].bytes,
                 deviation=files[i].deviation,

@@ -72,7 +72,7 @@ def proposals(
         ended = running.pop(int(rng.integers(len(running))))
         study.tell(ended.trial_id, outcome_of(ended, noisy.curve(ended.widths or ())))
     rows = [row for row in study.rows if row.status == "complete"]
-    return np.array([row.widths for row in rows]), np.array([row.top1_val for row in rows], float)
+    return np.array([row.widths for row in rows]), np.array([row.score_val for row in rows], float)
 
 
 def sample_efficiency(bench: Bench, names: Sequence[str], seeds: int) -> dict[str, Array]:

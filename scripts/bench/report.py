@@ -36,7 +36,7 @@ def search(bench: Bench, trials: int) -> list[Row]:
         at = f"2026-01-01T{study.finished // 60:02d}:{study.finished % 60:02d}:00+00:00"
         outcome = replace(
             outcome_of(candidate, curve),
-            top1_pruned=float(curve[0] / 2),
+            score_pruned=float(curve[0] / 2),
             curve=tuple(curve[1:].tolist()),
             wall_s=60.0,
             started_at=at,
@@ -47,7 +47,7 @@ def search(bench: Bench, trials: int) -> list[Row]:
 
 def page(bench: Bench, rows: list[Row]) -> str:
     base = {"macs": bench.cost.base_macs, "params": bench.cost.base_params, "model": "resnet56"}
-    base |= {"top1_val": 0.94, "top1_test": 0.94}
+    base |= {"score_val": 0.94, "score_test": 0.94}
     base |= {"groups": [group.name for group in bench.graph.groups]}
     settings = replace(Config(), out="RUN")
     return report.render(

@@ -76,7 +76,7 @@ def body(gate: Gate, candidate: Candidate) -> Iterator[dict[str, Any]]:
     share = candidate.asked_macs / 3e6
     yield {
         "widths": list(candidate.widths or ()),
-        "top1_val": float(np.clip(0.98 * share**0.1, 0, 1)),
+        "score_val": float(np.clip(0.98 * share**0.1, 0, 1)),
         "epochs": 1.0,
         "wall_s": time.perf_counter() - began,
         "started_at": started,

@@ -107,7 +107,7 @@ def outcome_of(candidate: Candidate, curve: Array, epochs: int = EPOCHS) -> Outc
     return Outcome(
         status="complete",
         widths=candidate.widths,
-        top1_recalibrated=float(curve[0]),
-        top1_val=float(curve[epochs if epochs else -1]),
+        score_repaired=float(curve[0]),
+        score_val=float(curve[epochs if epochs else -1]),
         epochs=float(epochs),
     )

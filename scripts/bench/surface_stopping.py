@@ -61,9 +61,7 @@ class Independent:
         return len(self.rows)
 
     def tell(self, trial: str, outcome: Outcome) -> None:
-        told = {
-            name: getattr(outcome, name) for name in ("status", "top1_recalibrated", "top1_val")
-        }
+        told = {name: getattr(outcome, name) for name in ("status", "score_repaired", "score_val")}
         macs = int(self.bench.cost.macs(np.array(outcome.widths)))
         row = Row(
             trial_id=trial,

@@ -172,9 +172,9 @@ def seconds(config: Config) -> float:
 
 def _trial(config: Config, row: Row) -> Training:
     """The trial's own training, for want of a final one."""
-    assert row.top1_val is not None
+    assert row.score_val is not None
     weights = storage.inside(config.out, row.checkpoint)
-    return Training(row.seed, row.top1_val, None, row.epochs, row.finetune_s, weights)
+    return Training(row.seed, row.score_val, None, row.epochs, row.finetune_s, weights)
 
 
 def _is_whole(base: BaseModel, row: Row) -> bool:

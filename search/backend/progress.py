@@ -79,7 +79,7 @@ class Progress(tune.Callback):
         for i in front[picks] if len(front) else []:
             row = complete[i]
             share = row.macs / self.reference.base_macs
-            accuracy = 100 * (row.top1_val or 0.0)
+            accuracy = 100 * (row.score_val or 0.0)
             table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", f"{accuracy:.2f}", row.method)
         return Group(Text(self.headline(), style="bold"), table)
 

@@ -218,7 +218,7 @@ def _attempt(work: TrialContext, row: Row, k: int, recipe: Recipe) -> Training:
     val = work.score(slimmed.model)
     test = evaluate(slimmed.model, work.test.batches(SCORING_BATCH))
     place = files.join(config.out, "finals", f"{row.trial_id}-{k}-{epochs:g}.safetensors")
-    save(work, slimmed.model, slimmed.widths, place, top1_val=val, top1_test=test)
+    save(work, slimmed.model, slimmed.widths, place, score_val=val, score_test=test)
     return Training(seed, val, test, epochs, time.perf_counter() - began, place)
 
 

@@ -62,11 +62,11 @@ class Halving:
     def learn(self, rows: Iterable[Row], base_macs: int) -> None:
         """Fill the rungs from an earlier session's rows."""
         for row in rows:
-            if row.top1_recalibrated is None or (row.status != "stopped" and not row.epochs):
+            if row.score_repaired is None or (row.status != "stopped" and not row.epochs):
                 continue
             share = row.macs / base_macs
             for step, scores in zip(self.steps, self._scores, strict=True):
-                seen = (row.top1_recalibrated, *row.curve)
+                seen = (row.score_repaired, *row.curve)
                 if step < len(seen):
                     scores[row.trial_id] = share, seen[step]
 
@@ -105,7 +105,7 @@ def _place(
 
 
 class FrontierScheduler(FIFOScheduler):
-    """Tune's view of `Screening` and `Halving`: reads `widths`, `epochs`, `top1_val` of reports.
+    """Tune's view of `Screening` and `Halving`: reads `widths`, `epochs`, `score_val` of reports.
 
     `reasons`: filled, by Tune's trial id, with why a trial was stopped or its worker failed.
     """
@@ -122,7 +122,7 @@ class FrontierScheduler(FIFOScheduler):
         self.study, self.reasons = study, reasons
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        widths, top1 = result.get("widths"), result.get("top1_val")
+        widths, top1 = result.get("widths"), result.get("score_val")
         if "status" in result or widths is None or top1 is None:
             return TrialScheduler.CONTINUE
         macs = int(self.study.cost.macs(np.asarray(widths, dtype=np.int64)))

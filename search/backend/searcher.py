@@ -23,7 +23,7 @@ _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("
 class FrontierSearcher(Searcher):
     """Candidates of `study` until `budget` trials have ended, those of earlier sessions included.
 
-    Each report of a trial carries fields of `Outcome` (top1_val, epochs, ...); the last one of a
+    Each report of a trial carries fields of `Outcome` (score_val, epochs, ...); the last one of a
     trial that ran to its end also has `status` (and `reason`). Without a status it was stopped.
     Metric and mode stay unset: Tune would demand them in every report. A ledger that cannot be
     written ends the search, and so does a report with FATAL; `error` then says why.

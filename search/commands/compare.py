@@ -79,7 +79,7 @@ def compare(
 
     record = read_record(place)
     every, finished = read_points(place, record)
-    points = [point for point in every if point.get("top1_test_mean") is not None]
+    points = [point for point in every if point.get("score_test_mean") is not None]
     if not finished or not points:
         raise UserError(f"{place} has no final frontier yet; finish its search first")
     if untested := len(every) - len(points):
@@ -151,13 +151,13 @@ def show(
     for column in columns:
         shown.add_column(column, justify="left" if column in ("method", "verdict") else "right")
     for row in table.to_pylist():
-        spread = "" if row["top1_test_std"] is None else f" ± {100 * row['top1_test_std']:.2f}"
+        spread = "" if row["score_test_std"] is None else f" ± {100 * row['score_test_std']:.2f}"
         cost = row["prepare_s"] + row["allocate_s"] + row["train_s"]
         shown.add_row(
             row["method"],
             f"{row['macs_share']:.1%}",
-            f"{100 * row['top1_test_mean']:.2f}{spread}",
-            _signed(row["top1_gap"]),
+            f"{100 * row['score_test_mean']:.2f}{spread}",
+            _signed(row["score_gap"]),
             _signed(row["macs_gap"]),
             row["verdict"],
             f"{cost:.1f}",

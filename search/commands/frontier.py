@@ -76,7 +76,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
         console.print(line.format(place), markup=False)
         return found
     chosen = options is not None and options.given
-    tested = any(point.get("top1_test_mean") is not None for point in points)
+    tested = any(point.get("score_test_mean") is not None for point in points)
     timed = any(point.get("latency_ms_b1") is not None for point in points)
     state = "" if found["finished"] else ", so far"
     number = f"point {points[0].get('rank', 0)}" if chosen else f"{len(points)} points"
@@ -90,9 +90,9 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     for i, point in enumerate(points):
         cells = [str(point.get("rank", i)), human(point["macs"])]
         cells += [f"{point['macs'] / base:.1%}"] * bool(base)
-        val = point.get("top1_val_mean", point.get("top1_val"))
+        val = point.get("score_val_mean", point.get("score_val"))
         cells += [human(point["params"]), _percent(val)]
-        cells += [_percent(point.get("top1_test_mean"), point.get("top1_test_std"))] * tested
+        cells += [_percent(point.get("score_test_mean"), point.get("score_test_std"))] * tested
         cells += [_ms(point.get("latency_ms_b1"))] * timed
         whole = point["macs"] == base
         table.add_row(*cells, "base" if whole else escape(str(point["method"])))

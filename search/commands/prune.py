@@ -155,7 +155,7 @@ def prune(
     test = evaluate(slimmed.model, work.test.batches(base_model.SCORING_BATCH))
     if not force:
         place = _free(place)
-    trial.save(work, slimmed.model, slimmed.widths, place, method=name, top1_val=val)
+    trial.save(work, slimmed.model, slimmed.widths, place, method=name, score_val=val)
     return {
         "method": name,
         "faithfulness": method.faithfulness,
@@ -167,10 +167,10 @@ def prune(
         "widths": slimmed.widths.tolist(),
         "base_top1_val": base.val,
         "base_top1_test": base.test,
-        "top1_pruned": slimmed.pruned,
-        "top1_repaired": repaired,
-        "top1_val": val,
-        "top1_test": test,
+        "score_pruned": slimmed.pruned,
+        "score_repaired": repaired,
+        "score_val": val,
+        "score_test": test,
         "prepare_s": base.measured_s[name],
         "allocate_s": allocate_s,
         "repair_s": slimmed.repair_s,
@@ -200,13 +200,13 @@ def show(result: dict[str, Any]) -> None:
     table.add_row("MACs", f"{human(result['macs'])}, {share} (asked {human(result['asked_macs'])})")
     table.add_row("parameters", human(result["params"]))
     steps = {
-        "after the cut": "top1_pruned",
-        "repaired, BN recalibrated": "top1_repaired",
-        f"fine-tuned {result['epochs']:g} epochs": "top1_val",
+        "after the cut": "score_pruned",
+        "repaired, BN recalibrated": "score_repaired",
+        f"fine-tuned {result['epochs']:g} epochs": "score_val",
     }
     for label, key in steps.items():
         table.add_row(f"val %, {label}", f"{100 * result[key]:.2f}")
-    test, base = 100 * result["top1_test"], 100 * result["base_top1_test"]
+    test, base = 100 * result["score_test"], 100 * result["base_top1_test"]
     table.add_row("test %", f"{test:.2f} (base {base:.2f})")
     parts = ("prepare", "allocate", "repair", "finetune")
     spent = ", ".join(f"{part} {result[part + '_s']:.2f}" for part in parts)

@@ -42,13 +42,13 @@ def study_of(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(["top1_val", "macs_share"])
+            study.set_metric_names(["score_val", "macs_share"])
         for row in rows:
-            done = row.status == "complete" and row.top1_val is not None
+            done = row.status == "complete" and row.score_val is not None
             params = {k: v for k, v in row.proposal.get("params", {}).items() if k in ranges}
             trial = create_trial(
                 state=states.get(row.status, TrialState.PRUNED),
-                values=[row.top1_val or 0.0, row.macs / base_macs] if done else None,
+                values=[row.score_val or 0.0, row.macs / base_macs] if done else None,
                 params=params,
                 distributions={key: ranges[key] for key in params},
                 user_attrs=_attributes(row),
@@ -129,6 +129,6 @@ def _attributes(row: Row) -> dict[str, Any]:
 
 
 def _metrics(row: Row) -> dict[str, float]:
-    names = "macs params top1_pruned top1_recalibrated top1_val prune_s finetune_s wall_s".split()
+    names = "macs params score_pruned score_repaired score_val prune_s finetune_s wall_s".split()
     values = {name: getattr(row, name) for name in names}
     return {n: float(v) for n, v in values.items() if v is not None and math.isfinite(v)}

@@ -16,7 +16,7 @@ from search.backend import Member, TrialResources, retrain
 from search.config import Config
 from search.frontier import pictures
 from search.frontier.points import to_csv
-from search.storage import Row, arch_hash, files
+from search.storage import Row, arch_hash, files, ledger
 from search.trial import BaseModel, base_model
 
 Point = Mapping[str, Any]
@@ -28,20 +28,20 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("macs_share", pa.float64(), "share of the base model's MACs"),
     ("params", pa.int64(), "parameters"),
-    ("top1_val_mean", pa.float64(), "fraction, over seeds"),
-    ("top1_test_mean", pa.float64(), "fraction, over seeds"),
-    ("top1_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
+    ("score_val_mean", pa.float64(), "fraction, over seeds"),
+    ("score_test_mean", pa.float64(), "fraction, over seeds"),
+    ("score_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
     ("seeds", pa.int32(), "trainings"),
     ("epochs", pa.float64(), "epochs of each of them"),
     ("frontier_rank", pa.int32(), "the frontier's best point with at most these MACs"),
-    ("top1_gap", pa.float64(), "fraction: that point's test mean less this one's"),
+    ("score_gap", pa.float64(), "fraction: that point's test mean less this one's"),
     ("macs_gap", pa.float64(), "share of the base MACs that the frontier saves at this accuracy"),
     ("verdict", pa.string(), "who dominates whom, by test means"),
     ("prepare_s", pa.float64(), "seconds to measure the base model for the method"),
     ("allocate_s", pa.float64(), "seconds to allocate the widths"),
     ("train_s", pa.float64(), "seconds of one training, mean over seeds"),
 )
-SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+SCHEMA = pa.schema([ledger.field(*column) for column in _COLUMNS])
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ def _record(
         "macs": row.macs,
         "macs_share": row.macs / base_macs,
         "params": row.params,
-        "top1_val_mean": member.val_mean,
-        "top1_test_mean": mean,
-        "top1_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
+        "score_val_mean": member.val_mean,
+        "score_test_mean": mean,
+        "score_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
         "seeds": len(member.trainings),
         "epochs": member.trainings[0].epochs,
         **beside(row.macs, mean, points, base_macs),
@@ -147,29 +147,29 @@ def beside(macs: int, accuracy: float, points: Sequence[Point], base_macs: int) 
     Positive gaps favour the frontier. None where no point has as few MACs, or as much accuracy.
     """
     cheaper = [point for point in points if point["macs"] <= macs]
-    best = max(cheaper, key=lambda point: point["top1_test_mean"], default=None)
-    as_good = [point for point in points if point["top1_test_mean"] >= accuracy]
+    best = max(cheaper, key=lambda point: point["score_test_mean"], default=None)
+    as_good = [point for point in points if point["score_test_mean"] >= accuracy]
     least = min((point["macs"] for point in as_good), default=None)
     beats = [
         point
         for point in points
         if point["macs"] <= macs
-        and point["top1_test_mean"] >= accuracy
-        and (point["macs"], point["top1_test_mean"]) != (macs, accuracy)
+        and point["score_test_mean"] >= accuracy
+        and (point["macs"], point["score_test_mean"]) != (macs, accuracy)
     ]
     beaten = [
         point
         for point in points
         if point["macs"] >= macs
-        and point["top1_test_mean"] <= accuracy
-        and (point["macs"], point["top1_test_mean"]) != (macs, accuracy)
+        and point["score_test_mean"] <= accuracy
+        and (point["macs"], point["score_test_mean"]) != (macs, accuracy)
     ]
     verdicts = ["dominated by the frontier"] if beats else []
     verdicts += [f"dominates {len(beaten)} of the frontier's points"] if beaten else []
     verdict = ", ".join(verdicts) or "neither dominates"
     return {
         "frontier_rank": None if best is None else best["rank"],
-        "top1_gap": None if best is None else best["top1_test_mean"] - accuracy,
+        "score_gap": None if best is None else best["score_test_mean"] - accuracy,
         "macs_gap": None if least is None else (macs - least) / base_macs,
         "verdict": verdict,
     }
@@ -186,15 +186,15 @@ def picture(table: pa.Table, points: Sequence[Point]) -> bytes:
         members = sorted(members, key=lambda member: member["macs"])
         axes.errorbar(
             [member["macs"] / 1e6 for member in members],
-            [100 * member["top1_test_mean"] for member in members],
-            yerr=[100 * (member["top1_test_std"] or 0.0) for member in members],
+            [100 * member["score_test_mean"] for member in members],
+            yerr=[100 * (member["score_test_std"] or 0.0) for member in members],
             fmt="o-" if i == 0 else "s--",
             ms=4,
             lw=1.2 if i == 0 else 0.8,
             capsize=2,
             label=name,
         )
-    lowest = min((100 * row["top1_test_mean"] for row in rows), default=0.0)
+    lowest = min((100 * row["score_test_mean"] for row in rows), default=0.0)
     axes.set_ylim(bottom=max(0.0, lowest - 5))
     axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 test accuracy [%]")
     axes.set_xlim(left=0)

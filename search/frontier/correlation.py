@@ -36,10 +36,10 @@ def remarks(rows: Sequence[Row], base_macs: int) -> Iterator[str]:
     if (found := rung_correlation(rows)) is not None:
         yield str(found)
     trained = sorted(
-        (row.macs, row.top1_val - row.top1_recalibrated)
+        (row.macs, row.score_val - row.score_repaired)
         for row in rows
         if row.status == "complete" and row.epochs > 0
-        if row.top1_recalibrated is not None and row.top1_val is not None
+        if row.score_repaired is not None and row.score_val is not None
     )
     worse = list(takewhile(lambda each: each[1] < -LOSS, reversed(trained)))
     if len(worse) >= SEVERAL:
@@ -51,16 +51,16 @@ def remarks(rows: Sequence[Row], base_macs: int) -> Iterator[str]:
 
 
 def rung_correlation(rows: Iterable[Row]) -> Correlation | None:
-    """Of top1_recalibrated and top1_val over complete, trained rows; None for fewer than four.
+    """Of score_repaired and score_val over complete, trained rows; None for fewer than four.
 
     Over all MACs it would be high whatever rung 0 is worth: wide networks are better at both. Where
     rung 0 decided who goes on it reads low: only the best of it are complete.
     """
     done = sorted(
-        (row.macs, row.top1_recalibrated, row.top1_val)
+        (row.macs, row.score_repaired, row.score_val)
         for row in rows
         if row.status == "complete" and row.epochs > 0
-        if row.top1_recalibrated is not None and row.top1_val is not None
+        if row.score_repaired is not None and row.score_val is not None
     )
     if len(done) < 4:
         return None

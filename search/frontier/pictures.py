@@ -28,18 +28,18 @@ def frontier(
 ) -> Figure:
     """Accuracy against MACs: the frontier on test and val, over all finished trials."""
     figure, axes = empty()
-    done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
+    done = [row for row in rows if row.status == "complete" and row.score_val is not None]
     macs = np.array([point["macs"] for point in points]) / 1e6
     val, test = (
-        100 * np.array([p.get(f"top1_{s}_mean") for p in points], dtype=float)
+        100 * np.array([p.get(f"score_{s}_mean") for p in points], dtype=float)
         for s in ("val", "test")
     )
-    single = 100 * np.array([point["top1_val"] for point in points], dtype=float)
+    single = 100 * np.array([point["score_val"] for point in points], dtype=float)
     val = np.where(np.isfinite(val), val, single)
-    spread = [100 * (point.get("top1_test_std") or 0.0) for point in points]
+    spread = [100 * (point.get("score_test_std") or 0.0) for point in points]
     axes.plot(
         [row.macs / 1e6 for row in done],
-        [100 * (row.top1_val or 0.0) for row in done],
+        [100 * (row.score_val or 0.0) for row in done],
         ".",
         color="0.7",
         label="finished trials, val",

@@ -17,7 +17,7 @@ from pruning.models import files
 from search.backend import Member
 from search.frontier import pictures
 from search.pareto import front
-from search.storage import Row
+from search.storage import Row, checks, ledger
 from search.storage import files as storage
 
 logger = logging.getLogger(__name__)
@@ -31,17 +31,17 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("macs_share", pa.float64(), "share of the base model's MACs"),
     ("params", pa.int64(), "parameters"),
-    ("top1_val", pa.float64(), "fraction, validation split, the exported weights"),
-    ("top1_val_mean", pa.float64(), "fraction, over seeds"),
-    ("top1_val_std", pa.float64(), "fraction, over seeds; null for one seed"),
-    ("top1_test", pa.float64(), "fraction, test split, the exported weights"),
-    ("top1_test_mean", pa.float64(), "fraction, over seeds"),
-    ("top1_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
+    ("score_val", pa.float64(), "fraction, validation split, the exported weights"),
+    ("score_val_mean", pa.float64(), "fraction, over seeds"),
+    ("score_val_std", pa.float64(), "fraction, over seeds; null for one seed"),
+    ("score_test", pa.float64(), "fraction, test split, the exported weights"),
+    ("score_test_mean", pa.float64(), "fraction, over seeds"),
+    ("score_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
     ("seeds", pa.int32(), "trainings"),
     ("epochs", pa.float64(), "epochs of each of them"),
     ("checkpoint", pa.string(), "path or URI"),
 )
-SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+SCHEMA = pa.schema([ledger.field(*column) for column in _COLUMNS])
 
 
 def export(
@@ -82,7 +82,7 @@ def export(
 def _written(run: storage.Location, table: pa.Table) -> pa.Table | None:
     """The run's frontier.parquet, with whatever was added to it, where it is of these points."""
     try:
-        found = storage.read_parquet(run / "frontier.parquet")
+        found = checks.renamed(storage.read_parquet(run / "frontier.parquet"))
         same = [found.select(SCHEMA.names).to_pylist(), table.to_pylist()]
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
@@ -123,12 +123,12 @@ def frontier_table(out: str, members: Sequence[Member], base_macs: int) -> pa.Ta
                 "macs": row.macs,
                 "macs_share": row.macs / base_macs,
                 "params": row.params,
-                "top1_val": best.val,
-                "top1_val_mean": float(np.mean(val)),
-                "top1_val_std": _std(val),
-                "top1_test": best.test,
-                "top1_test_mean": float(np.mean(test)) if test else None,
-                "top1_test_std": _std(test),
+                "score_val": best.val,
+                "score_val_mean": float(np.mean(val)),
+                "score_val_std": _std(val),
+                "score_test": best.test,
+                "score_test_mean": float(np.mean(test)) if test else None,
+                "score_test_std": _std(test),
                 "seeds": len(member.trainings),
                 "epochs": best.epochs,
                 "checkpoint": files.join(out, "points", f"{rank:03d}", "model.safetensors"),

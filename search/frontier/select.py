@@ -158,8 +158,8 @@ def _cost_of(point: Point, cost: Cost) -> float:
 
 
 def _val(point: Point) -> float:
-    mean = point.get("top1_val_mean")
-    return float(point["top1_val"] if mean is None else mean)
+    mean = point.get("score_val_mean")
+    return float(point["score_val"] if mean is None else mean)
 
 
 def _accuracy(point: Point) -> float:

@@ -38,7 +38,7 @@ def reference_point(base_macs: int, classes: int, *, macs: float = 1.0) -> Refer
 
 def points_of(rows: Iterable[Any]) -> Points:
     """float [N, 2] of ledger rows' (MACs, top-1 on val), complete or not; NaN if unmeasured."""
-    return np.array([(row.macs, row.top1_val) for row in rows], dtype=np.float64).reshape(-1, 2)
+    return np.array([(row.macs, row.score_val) for row in rows], dtype=np.float64).reshape(-1, 2)
 
 
 def front(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:

@@ -149,10 +149,10 @@ def importance(values: Mapping[str, float]) -> Figure:
 def stages(run: Results) -> Figure:
     """Each trial's accuracy when cut, when repaired with BN estimated anew, and when fine-tuned."""
     members = {point["trial_id"] for point in run.points if "trial_id" in point}
-    rows = [row for row in run.complete if row.top1_pruned is not None]
+    rows = [row for row in run.complete if row.score_pruned is not None]
     if not rows:
         return {}
-    accuracies = [(row.top1_pruned, row.top1_recalibrated, row.top1_val) for row in rows]
+    accuracies = [(row.score_pruned, row.score_repaired, row.score_val) for row in rows]
     return {
         "data": _slopes(rows, accuracies, [STAGES] * len(rows), members),
         "layout": layout(
@@ -171,7 +171,7 @@ def curves(run: Results) -> Figure:
         return {}
     epochs = [[*range(len(row.curve)), row.epochs] for row in rows]
     return {
-        "data": _slopes(rows, [(r.top1_recalibrated, *r.curve) for r in rows], epochs, members),
+        "data": _slopes(rows, [(r.score_repaired, *r.curve) for r in rows], epochs, members),
         "layout": layout("fine-tuning [epochs]", "top-1 on val [%]"),
     }
 

@@ -36,11 +36,11 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
     trials = [] if column.startswith("latency") else run.complete
     other = [row for row in trials if row.trial_id not in members]
     points = [point for point in run.points if point.get(column) is not None]
-    tested = [point for point in points if point.get("top1_test_mean") is not None]
+    tested = [point for point in points if point.get("score_test_mean") is not None]
     data = [
         dots(
             [getattr(row, column) / scale for row in other],
-            [100 * (row.top1_val or 0.0) for row in other],
+            [100 * (row.score_val or 0.0) for row in other],
             "other trials, val",
             GREY,
             [_about_row(row) for row in other],
@@ -55,12 +55,12 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
         ),
         dots(
             [point[column] / scale for point in tested],
-            [100 * point["top1_test_mean"] for point in tested],
+            [100 * point["score_test_mean"] for point in tested],
             "frontier, test (mean ± std)",
             ORANGE,
             [about(point, run) for point in tested],
             size=8,
-            error=[100 * (point.get("top1_test_std") or 0.0) for point in tested],
+            error=[100 * (point.get("score_test_std") or 0.0) for point in tested],
         ),
         *_baselines(run, column, scale),
     ]
@@ -87,10 +87,10 @@ def about(point: Point, run: Results) -> str:
     lines = [f"<b>point {point['rank']}</b>, {escape(str(point['method']))}"]
     lines.append(f"{human(point['macs'])} MACs{share}, {human(point['params'])} parameters")
     lines.append(f"val {100 * _val(point):.2f} %")
-    if point.get("top1_test_mean") is not None:
-        spread = point.get("top1_test_std")
+    if point.get("score_test_mean") is not None:
+        spread = point.get("score_test_std")
         deviation = "" if spread is None else f" ± {100 * spread:.2f}"
-        lines.append(f"test {100 * point['top1_test_mean']:.2f}{deviation} %")
+        lines.append(f"test {100 * point['score_test_mean']:.2f}{deviation} %")
     lines.append(escape(kept(point["widths"], run.base_widths)))
     lines.append(escape(str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")))
     return "<br>".join(line for line in lines if line)
@@ -122,7 +122,7 @@ def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
                 [_about_baseline(point) for point in own],
                 size=9,
                 symbol=_SYMBOLS[i % len(_SYMBOLS)],
-                error=[100 * (point.get("top1_test_std") or 0.0) for point in own],
+                error=[100 * (point.get("score_test_std") or 0.0) for point in own],
             )
             for i, name in enumerate(names)
             if (own := [p for p in found if str(p.get("method", "one-shot")) == name])
@@ -133,7 +133,7 @@ def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
     return [
         dots(
             [getattr(row, column) / scale for row in seeds],
-            [100 * (row.top1_val or 0.0) for row in seeds],
+            [100 * (row.score_val or 0.0) for row in seeds],
             "one-shot allocations, val",
             GREEN,
             [_about_row(row) for row in seeds],
@@ -148,7 +148,7 @@ def _about_row(row: Row) -> str:
     return (
         f"trial {escape(row.trial_id)}, {escape(row.method)}<br>{source}<br>"
         f"{human(row.macs)} MACs, {human(row.params)} parameters<br>"
-        f"val {100 * (row.top1_val or 0.0):.2f} %"
+        f"val {100 * (row.score_val or 0.0):.2f} %"
     )
 
 
@@ -158,8 +158,8 @@ def _about_baseline(point: Point) -> str:
 
 
 def _val(point: Point) -> float:
-    mean = point.get("top1_val_mean")
-    value = point.get("top1_val") if mean is None else mean
+    mean = point.get("score_val_mean")
+    value = point.get("score_val") if mean is None else mean
     return float("nan") if value is None else float(value)
 
 

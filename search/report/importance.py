@@ -23,7 +23,7 @@ def importance(rows: Sequence[Row]) -> dict[str, float]:
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import create_trial
 
-    done = [r for r in rows if r.status == "complete" and r.top1_val is not None][-MOST:]
+    done = [r for r in rows if r.status == "complete" and r.score_val is not None][-MOST:]
     done = [row for row in done if row.proposal.get("params")]
     if len(done) < FEWEST:
         return {}
@@ -49,5 +49,5 @@ def surplus(rows: Sequence[Row]) -> np.ndarray:
     from sklearn.isotonic import IsotonicRegression
 
     macs = np.log([max(row.macs, 1) for row in rows])
-    top1 = np.array([row.top1_val for row in rows], dtype=np.float64)
+    top1 = np.array([row.score_val for row in rows], dtype=np.float64)
     return np.asarray(top1 - IsotonicRegression().fit_transform(macs, top1))

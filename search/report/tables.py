@@ -85,11 +85,11 @@ def frontier(run: Results) -> str:
     for point in points:
         cells = [str(point["rank"]), human(point["macs"])]
         cells.append(f"{point['macs'] / base:.1%}" if base else "")
-        cells += [human(point["params"]), percent(point, "top1_val_mean", "top1_val")]
+        cells += [human(point["params"]), percent(point, "score_val_mean", "score_val")]
         if run.tested:
-            spread = point.get("top1_test_std")
+            spread = point.get("score_test_std")
             deviation = "" if spread is None else f" ± {100 * spread:.2f}"
-            cells.append(percent(point, "top1_test_mean", "top1_test") + deviation)
+            cells.append(percent(point, "score_test_mean", "score_test") + deviation)
         cells += ["" if point.get(n) is None else f"{point[n]:.3g}" for n in latencies]
         file = str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")
         body.append([*cells, str(point["method"]), file])
@@ -112,14 +112,14 @@ def comparison(run: Results) -> str:
     head = ["asked", "MACs", "test [%]", "frontier's gain [points]", "MACs it saves", "method"]
     body = []
     for point in run.comparison:
-        spread = point.get("top1_test_std")
+        spread = point.get("score_test_std")
         deviation = "" if spread is None else f" ± {100 * spread:.2f}"
-        gap, saved = point.get("top1_gap"), point.get("macs_gap")
+        gap, saved = point.get("score_gap"), point.get("macs_gap")
         body.append(
             [
                 "" if point.get("asked_share") is None else f"{point['asked_share']:.0%}",
                 human(point["macs"]),
-                percent(point, "top1_test_mean", "top1_val_mean") + deviation,
+                percent(point, "score_test_mean", "score_val_mean") + deviation,
                 "–" if gap is None else f"{100 * gap:+.2f}".replace("-", MINUS),
                 "–" if saved is None else f"{saved:+.1%}".replace("-", MINUS),
                 str(point.get("method", "")),

@@ -1,3 +1,4 @@
+from . import checks as checks
 from . import files as files
 from . import ledger as ledger
 from . import lock as lock

@@ -109,11 +109,31 @@ COMPARISON: Mapping[str, Check] = {
     "method": text,
     "macs": count,
     "params": count,
-    "top1_test_mean": number,
-    "top1_test_std": optional(number),
+    "score_test_mean": number,
+    "score_test_std": optional(number),
     "verdict": optional(text),
 }
-_NUMBERS = ("top1_", "latency_ms_", "latency_iqr_ms_", "macs_")
+_NUMBERS = ("score_", "latency_ms_", "latency_iqr_ms_", "macs_")
+
+
+RENAMED: Mapping[str, str] = {
+    "top1_pruned": "score_pruned",
+    "top1_recalibrated": "score_repaired",
+    "top1_gap": "score_gap",
+} | {
+    f"top1_{split}{what}": f"score_{split}{what}"
+    for split in ("val", "test")
+    for what in ("", "_mean", "_std")
+}
+"""Columns by the names that runs of slimfront 0.1 have; they are read as if they had today's."""
+
+
+def renamed(table: pa.Table) -> pa.Table:
+    """A table with today's column names."""
+    if not set(RENAMED) & set(table.column_names):
+        return table
+    names = [RENAMED.get(name, name) for name in table.column_names]
+    return table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
 
 
 def record_faults(found: Mapping[str, Any]) -> list[str]:

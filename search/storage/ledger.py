@@ -34,9 +34,9 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("widths", pa.list_(pa.int32()), "channels per group"),
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("params", pa.int64(), "parameters"),
-    ("top1_pruned", pa.float64(), "fraction, validation split"),
-    ("top1_recalibrated", pa.float64(), "fraction, validation split"),
-    ("top1_val", pa.float64(), "fraction, validation split"),
+    ("score_pruned", pa.float64(), "fraction, validation split, right after the cut"),
+    ("score_repaired", pa.float64(), "fraction, validation split, before any gradient step"),
+    ("score_val", pa.float64(), "fraction, validation split"),
     ("curve", pa.list_(pa.float64()), "fraction, validation split, after each epoch"),
     ("epochs", pa.float64(), "epochs of fine-tuning"),
     ("status", pa.string(), " | ".join(STATUSES)),
@@ -50,7 +50,18 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("checkpoint", pa.string(), "path or URI"),
     ("started_at", pa.timestamp("us", tz="UTC"), "UTC"),
 )
-SCHEMA = pa.schema([pa.field(n, t, metadata={"unit": u} if u else None) for n, t, u in _COLUMNS])
+METRIC = "top-1"  # what scores are, in the columns' metadata
+
+
+def field(name: str, kind: pa.DataType, unit: str) -> pa.Field:
+    """A column of a run's table: its unit, and of scores the metric, are in its metadata."""
+    metadata = {"unit": unit} if unit else {}
+    if name.startswith("score_") or name == "curve":
+        metadata["metric"] = METRIC
+    return pa.field(name, kind, metadata=metadata or None)
+
+
+SCHEMA = pa.schema([field(*column) for column in _COLUMNS])
 
 
 def _status(value: Any) -> bool:
@@ -86,9 +97,9 @@ class Row:
     widths: tuple[int, ...]
     macs: int
     params: int
-    top1_pruned: float | None = None
-    top1_recalibrated: float | None = None
-    top1_val: float | None = None
+    score_pruned: float | None = None
+    score_repaired: float | None = None
+    score_val: float | None = None
     curve: tuple[float, ...] = ()
     epochs: float = 0.0
     status: Status
@@ -123,6 +134,7 @@ class Row:
         if not isinstance(data, dict):
             raise ValueError("not a ledger row")
         fields = {field.name: field for field in dataclasses.fields(cls)}
+        data = {checks.RENAMED.get(name, name): value for name, value in data.items()}
         row: dict[str, Any] = {name: value for name, value in data.items() if name in fields}
         for name, field in fields.items():
             needed = field.default is dataclasses.MISSING
@@ -211,7 +223,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 
 def read_table(uri: str | os.PathLike[str]) -> pa.Table:
     """The table that `Ledger.compact` wrote for the run at `uri`."""
-    return storage.read_parquet(storage.open_uri(uri) / "trials.parquet")
+    return checks.renamed(storage.read_parquet(storage.open_uri(uri) / "trials.parquet"))
 
 
 def _read(location: storage.Location, mend: bool) -> Row | None:

@@ -38,11 +38,11 @@ class Results:
     @property
     def tested(self) -> bool:
         """Whether points have test accuracies."""
-        return any(p.get("top1_test_mean") is not None for p in self.points)
+        return any(p.get("score_test_mean") is not None for p in self.points)
 
     @property
     def complete(self) -> list[Row]:
-        return [row for row in self.rows if row.status == "complete" and row.top1_val is not None]
+        return [row for row in self.rows if row.status == "complete" and row.score_val is not None]
 
 
 def read(place: str) -> Results:
@@ -133,8 +133,8 @@ def so_far(rows: Sequence[Row]) -> list[Point]:
     """The frontier of finished trials, by what each scored on val."""
     from search.pareto import front
 
-    done = [row for row in rows if row.status == "complete" and row.top1_val is not None]
-    names = ("trial_id", "method", "widths", "macs", "params", "top1_val", "checkpoint")
+    done = [row for row in rows if row.status == "complete" and row.score_val is not None]
+    names = ("trial_id", "method", "widths", "macs", "params", "score_val", "checkpoint")
     return [
         {"rank": rank} | {name: getattr(done[i], name) for name in names}
         for rank, i in enumerate(front.front(front.points_of(done)))
@@ -148,7 +148,7 @@ def read_table(
     import pyarrow as pa
 
     try:
-        table = storage.read_parquet(location)
+        table = checks.renamed(storage.read_parquet(location))
         wrong = checks.table_faults(table, columns)
     except (OSError, ValueError, pa.ArrowException):
         wrong = ["all of it"]
@@ -189,7 +189,7 @@ def point_checkpoint(place: str | os.PathLike[str], rank: int) -> str:
 
 def accuracy(point: Mapping[str, Any]) -> float | None:
     """A point's best measured top-1: the mean on test, else what it has on val; a fraction."""
-    for name in ("top1_test_mean", "top1_test", "top1_val_mean", "top1_val"):
+    for name in ("score_test_mean", "score_test", "score_val_mean", "score_val"):
         if (value := point.get(name)) is not None:
             return float(value)
     return None

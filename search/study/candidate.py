@@ -112,13 +112,13 @@ class Candidate:
     def row(self, outcome: Outcome, cost: Cost) -> Row:
         """The ledger's row: a trial without a finite accuracy is not complete."""
         values = asdict(outcome)
-        for name in ("top1_pruned", "top1_recalibrated", "top1_val"):
+        for name in ("score_pruned", "score_repaired", "score_val"):
             if values[name] is not None and not math.isfinite(values[name]):
                 values[name] = None
         if not all(math.isfinite(v) for v in outcome.curve):
             values["curve"] = ()
         widths = np.array(outcome.widths or self.widths or (), dtype=np.int64)
-        if outcome.status == "complete" and (values["top1_val"] is None or not widths.size):
+        if outcome.status == "complete" and (values["score_val"] is None or not widths.size):
             values |= {"status": "failed", "reason": "no finite accuracy or no widths reported"}
         values["widths"] = tuple(widths.tolist())
         values["started_at"] = outcome.started_at or datetime.now(UTC).isoformat()
@@ -158,9 +158,9 @@ class Outcome:
     status: Status
     reason: str = ""
     widths: tuple[int, ...] | None = None
-    top1_pruned: float | None = None
-    top1_recalibrated: float | None = None
-    top1_val: float | None = None
+    score_pruned: float | None = None
+    score_repaired: float | None = None
+    score_val: float | None = None
     curve: tuple[float, ...] = ()
     epochs: float = 0.0
     seed: int = 0

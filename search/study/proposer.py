@@ -115,8 +115,8 @@ class Proposer:
         state = _STATES[row.status]
         values = None
         if row.status == "complete":
-            assert row.top1_val is not None
-            values = [row.top1_val, row.macs / self.base_macs]
+            assert row.score_val is not None
+            values = [row.score_val, row.macs / self.base_macs]
         elif (
             row.status == "infeasible"
             and max(self.trial(number).constraints.values(), default=0) <= 0
@@ -124,7 +124,7 @@ class Proposer:
             Trial(self.study, number).set_constraint("measured", 1.0)  # latency, say
         self.study.tell(number, values, state)
         if state != TrialState.FAIL:
-            top1 = math.nan if row.top1_val is None else row.top1_val
+            top1 = math.nan if row.score_val is None else row.score_val
             self._scores.append((number, row.macs, top1, row.status == "complete"))
 
     def fail(self, number: int) -> None:

@@ -38,8 +38,8 @@ class Screening:
         """Rung 0 of an earlier session's rows."""
         for row in rows:
             # the base model has no rung 0: it is complete without any training
-            if row.top1_recalibrated is not None and (row.epochs or row.status == "stopped"):
-                self._scores[row.trial_id] = row.macs, row.top1_recalibrated
+            if row.score_repaired is not None and (row.epochs or row.status == "stopped"):
+                self._scores[row.trial_id] = row.macs, row.score_repaired
 
     def judge(self, trial: str, macs: int, top1: float, rows: Iterable[Row]) -> str | None:
         """None where a trial goes on, else the reason why it does not.
@@ -53,9 +53,9 @@ class Screening:
         rows = list(rows)
         self._on -= {row.trial_id for row in rows}
         ended = {
-            row.trial_id: (row.macs, row.top1_val)
+            row.trial_id: (row.macs, row.score_val)
             for row in rows
-            if row.status == "complete" and row.top1_val is not None
+            if row.status == "complete" and row.score_val is not None
         }
         taken = [*(macs for macs, _ in ended.values()), *(self._scores[t][0] for t in self._on)]
         trained = {name: end for name, (_, end) in ended.items() if name in self._scores}

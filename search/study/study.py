@@ -233,7 +233,9 @@ class Study:
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
-        return [done[i] for i in front.front(np.array([(r.macs, r.top1_val) for r in done], float))]
+        return [
+            done[i] for i in front.front(np.array([(r.macs, r.score_val) for r in done], float))
+        ]
 
     def _sparse_share(self) -> float:
         strata = self.options.strata

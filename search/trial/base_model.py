@@ -156,8 +156,8 @@ def facts(base: BaseModel, problem: Problem) -> dict[str, Any]:
         "data": base.data,
         "macs": problem.cost.base_macs,
         "params": problem.cost.base_params,
-        "top1_val": base.val,
-        "top1_test": base.test,
+        "score_val": base.val,
+        "score_test": base.test,
         "train_s": base.seconds,
         "groups": [group.name for group in problem.graph.groups],
     }

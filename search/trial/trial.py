@@ -159,13 +159,13 @@ def _attempt(
     asked = np.array(candidate.widths, dtype=np.int64)
     if (asked == work.problem.graph.widths).all():
         model, widths, epochs = work.model, asked, 0.0
-        report |= dict.fromkeys(("top1_pruned", "top1_recalibrated", "top1_val"), work.base.val)
+        report |= dict.fromkeys(("score_pruned", "score_repaired", "score_val"), work.base.val)
     else:
         slimmed = slim(work, candidate.method, asked, candidate.scalars)
         model, widths, epochs = slimmed.model, slimmed.widths, recipe.epochs
         recalibrated = work.score(model)
-        report |= {"top1_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
-        report |= {"top1_recalibrated": recalibrated, "top1_val": recalibrated}
+        report |= {"score_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
+        report |= {"score_repaired": recalibrated, "score_val": recalibrated}
     report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0, "curve": []}
     if work.limit and (slow := work.limit.violation(model)):
         spent = time.perf_counter() - began
@@ -178,12 +178,12 @@ def _attempt(
         passes = finetune(model, work.train, recipe, seed=seed, teacher=work.model, data_seed=order)
         for i, epoch in enumerate(passes, start=1):
             report["finetune_s"] += epoch.seconds
-            report |= {"epochs": epoch.epoch, "top1_val": work.score(model)}
-            report["curve"] = [*report["curve"], report["top1_val"]]
+            report |= {"epochs": epoch.epoch, "score_val": work.score(model)}
+            report["curve"] = [*report["curve"], report["score_val"]]
             if i < math.ceil(epochs):  # the last one reports below, with its status
                 yield report | {"wall_s": time.perf_counter() - began}
     place = files.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
-    report["checkpoint"] = save(work, model, widths, place, top1_val=report["top1_val"])
+    report["checkpoint"] = save(work, model, widths, place, score_val=report["score_val"])
     yield report | {"status": "complete", "wall_s": time.perf_counter() - began}
 
 

@@ -92,8 +92,8 @@ def attempt(
     mark.write_text(candidate.source)
     graph: ChannelGraph = shop.graph
     top1 = accuracy(graph, candidate.widths or ())
-    report = {"widths": list(candidate.widths or ()), "reason": reason, "top1_recalibrated": top1}
-    yield report | {"top1_val": top1 / 2, "epochs": 0.0}
+    report = {"widths": list(candidate.widths or ()), "reason": reason, "score_repaired": top1}
+    yield report | {"score_val": top1 / 2, "epochs": 0.0}
     time.sleep(0.4)
     fault = FAULTS.get(shop.places[candidate.method, candidate.widths])
     if fault == "raise":
@@ -107,13 +107,13 @@ def attempt(
     place = files.join(shop.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
     files.write_tensors(place, {"x": trial.torch.zeros(1)}, {})
     top1 = math.nan if fault == "nan" else top1
-    yield report | {"top1_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
+    yield report | {"score_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
 
 
 def measure(config: Config, base: BaseModel, rows: Any, share: Any, say: Any) -> list[final.Member]:
     members = [rows[i] for i in front.front(front.points_of(rows))]
     return [
-        final.Member(r, (retrain.Training(0, r.top1_val, r.top1_val, 2.0, 0.0, r.checkpoint),))
+        final.Member(r, (retrain.Training(0, r.score_val, r.score_val, 2.0, 0.0, r.checkpoint),))
         for r in members
     ]
 

@@ -54,9 +54,9 @@ def make_rows(count: int, seed: int = 0, methods: Iterable[str] = ("uniform", "p
                 widths=tuple(widths.tolist()),
                 macs=int(COST.macs(widths)),
                 params=int(COST.params(widths)),
-                top1_pruned=0.1,
-                top1_recalibrated=0.5 * top1,
-                top1_val=top1,
+                score_pruned=0.1,
+                score_repaired=0.5 * top1,
+                score_val=top1,
                 curve=(0.9 * top1, top1),
                 epochs=2.0,
                 status="complete",
@@ -70,14 +70,14 @@ def make_rows(count: int, seed: int = 0, methods: Iterable[str] = ("uniform", "p
 
 
 def failed(row: Row, reason: str, status: Status = "failed") -> Row:
-    return replace(row, status=status, reason=reason, top1_val=None, checkpoint="")
+    return replace(row, status=status, reason=reason, score_val=None, checkpoint="")
 
 
 def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str:
     """run.json, base.safetensors and trials; of a complete run also the frontier and its models."""
     rows, run = list(rows), files.open_uri(folder)
     base = {"macs": COST.base_macs, "params": COST.base_params, "model": "digits"}
-    base |= {"top1_val": BASE_TOP1, "top1_test": BASE_TOP1 - 0.01}
+    base |= {"score_val": BASE_TOP1, "score_test": BASE_TOP1 - 0.01}
     base |= {"groups": [group.name for group in GRAPH.groups]}
     info = ModelInfo(
         model="digits",
@@ -104,7 +104,7 @@ def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str
         place = str(folder / "checkpoints" / f"{row.trial_id}.safetensors")
         slim = cut(model, GRAPH, tuple(np.arange(w) for w in row.widths))
         checkpoint.save(slim, place, replace(info, widths=kept))
-        top1 = row.top1_val or 0.0
+        top1 = row.score_val or 0.0
         trainings = [Training(k, top1, top1 - 0.01 * k, 2.0, 1.0, place) for k in range(2)]
         members.append(Member(row, tuple(trainings)))
     points.export(str(folder), members, rows, written)

@@ -107,7 +107,7 @@ def test_points_load_and_score_what_their_rows_say(
         model = point.load()
         assert model.slope == net.slope, "what is no weight comes from the network itself"
         top1 = float((model(x).argmax(1) == y).double().mean())
-        assert top1 == pytest.approx(point["top1_test"], abs=1e-9)
+        assert top1 == pytest.approx(point["score_test"], abs=1e-9)
         assert sum(p.numel() for p in model.parameters()) == point.params
 
 

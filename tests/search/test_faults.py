@@ -81,8 +81,8 @@ def test_ctrl_c_keeps_and_shows_what_is_finished(tmp_path: Path) -> None:
     assert 2 <= len(rows) < 5 and {row.status for row in rows} == {"complete"}
     assert pq.read_table(out / "trials.parquet").num_rows == len(rows)
     frontier = pq.read_table(out / "frontier.parquet").to_pylist()
-    known = [point["top1_test_mean"] for point in frontier if point["epochs"] == 0]
-    assert len(known) == sum(point["top1_test_mean"] is not None for point in frontier)
+    known = [point["score_test_mean"] for point in frontier if point["epochs"] == 0]
+    assert len(known) == sum(point["score_test_mean"] is not None for point in frontier)
     assert (out / "points/000/model.safetensors").is_file()
 
     finals = out / "finals"
@@ -92,7 +92,7 @@ def test_ctrl_c_keeps_and_shows_what_is_finished(tmp_path: Path) -> None:
     assert len(after) == 5 and after[: len(rows)] == rows
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     frontier = pq.read_table(out / "frontier.parquet").to_pylist()
-    tested = [point for point in frontier if point["top1_test_mean"] is not None]
+    tested = [point for point in frontier if point["score_test_mean"] is not None]
     assert any(point["epochs"] for point in tested), "final trainings that were done count"
 
 
@@ -111,7 +111,7 @@ def test_a_fatal_report_ends_the_search_without_a_row(tmp_path: Path) -> None:
     )
     assert isinstance(searcher.error, UserError) and "disk full" in str(searcher.error)
     assert searcher.suggest("c") == FrontierSearcher.FINISHED
-    searcher.on_trial_complete("b", {"status": "complete", "top1_val": 0.5})
+    searcher.on_trial_complete("b", {"status": "complete", "score_val": 0.5})
     assert [row.status for row in Ledger(tmp_path).rows()] == ["complete"], "b was not to blame"
     assert not searcher.study.running
 
@@ -122,8 +122,8 @@ def test_rows_carry_the_reasons_of_scheduler_and_watchdog(tmp_path: Path) -> Non
         searcher.suggest(name)
         searcher.reasons[name] = f"known of {name}"
     searcher.on_trial_complete("a", error=True)
-    searcher.on_trial_complete("b", {"top1_val": 0.4, "epochs": 3.0})
-    searcher.on_trial_complete("c", {"top1_val": 0.4, "reason": "half the batch"})
+    searcher.on_trial_complete("b", {"score_val": 0.4, "epochs": 3.0})
+    searcher.on_trial_complete("c", {"score_val": 0.4, "reason": "half the batch"})
     searcher.on_trial_complete("d", {"status": "failed", "reason": "ValueError"})
     rows = Ledger(tmp_path).rows()
     assert [(row.status, row.reason) for row in rows] == [
@@ -132,7 +132,7 @@ def test_rows_carry_the_reasons_of_scheduler_and_watchdog(tmp_path: Path) -> Non
         ("stopped", "half the batch; known of c"),
         ("failed", "ValueError"),
     ]
-    assert (rows[1].top1_val, rows[1].epochs) == (0.4, 3.0), "partial values are kept"
+    assert (rows[1].score_val, rows[1].epochs) == (0.4, 3.0), "partial values are kept"
 
 
 def test_the_watchdog_kills_what_is_late_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_drill(tmp_path: Path, temp: str) -> None:
         assert row.reason.startswith(REASONS.get(fault, "")) and "\n" not in row.reason, row
         assert row.reason or fault in ("", "killed once")
         if row.status == "complete":
-            assert row.top1_val == expected(graph, row.widths)
+            assert row.score_val == expected(graph, row.widths)
     assert set(FAULTS.values()) <= set(met)
 
     # finished trials never ran again: no start of one after its row was written
@@ -267,7 +267,7 @@ def test_drill(tmp_path: Path, temp: str) -> None:
 
     calm = tmp_path / "calm"
     finish(calm, tmp_path / "calm-marks", temp)
-    columns = ["rank", "method", "widths", "macs", "top1_val"]
+    columns = ["rank", "method", "widths", "macs", "score_val"]
     tables = [pq.read_table(f / "frontier.parquet", columns=columns) for f in (out, calm)]
     assert tables[0].equals(tables[1]) and tables[0].num_rows >= 4
     statuses = [Counter((r.arch_hash, r.status) for r in Ledger(f).rows()) for f in (out, calm)]
@@ -282,5 +282,5 @@ def rebuilt(out: Path) -> tuple[Study, dict[tuple[str, Any], int]]:
     problem = base_model.problem(base.channel_graph(), config.search)
     study = make_study(config, base.states, problem, 2)
     assert study.finished == TRIALS and not study.running
-    assert np.isfinite([row.top1_val for row in study.rows if row.status == "complete"]).all()
+    assert np.isfinite([row.score_val for row in study.rows if row.status == "complete"]).all()
     return study, places(config, base)

@@ -70,7 +70,7 @@ def test_every_file_of_the_contract(finished: Path) -> None:
         assert point["rank"] == rank
         assert (finished / f"points/{rank:03d}/model.safetensors").is_file()
     assert [p["macs"] for p in frontier] == sorted(p["macs"] for p in frontier)
-    means = [p["top1_val_mean"] for p in frontier]
+    means = [p["score_val_mean"] for p in frontier]
     assert means == sorted(means), "no point of the frontier is dominated"
 
 
@@ -79,8 +79,8 @@ def test_tensorboard_shows_the_trials(finished: Path) -> None:
     logs = finished.parent / "logs" / "run"
     for row in Ledger(finished).rows():
         (events,) = (logs / row.trial_id).glob("events.out.tfevents.*")
-        values = [v for v in scalars(events) if v.tag == "ray/tune/top1_val"]
-        assert values[-1].simple_value == pytest.approx(row.top1_val, abs=1e-6)
+        values = [v for v in scalars(events) if v.tag == "ray/tune/score_val"]
+        assert values[-1].simple_value == pytest.approx(row.score_val, abs=1e-6)
 
 
 def scalars(events: Path) -> list[Any]:
@@ -99,12 +99,12 @@ def test_rows_are_honest(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     rows = Ledger(finished).rows()
     base = next(row for row in rows if row.macs == record["base_macs"])
-    assert (base.top1_val, base.epochs) == (record["base_top1_val"], 0.0)
+    assert (base.score_val, base.epochs) == (record["base_top1_val"], 0.0)
     slim = [row for row in rows if row is not base]
     assert {row.status for row in rows} == {"complete"}
     assert all(row.epochs == pytest.approx(0.5, abs=0.05) for row in slim), "whole steps"
     assert all(row.finetune_s > 0 for row in slim)
-    assert all(row.curve == (row.top1_val,) for row in slim), "half an epoch is one report"
+    assert all(row.curve == (row.score_val,) for row in slim), "half an epoch is one report"
     assert base.curve == ()
     assert all(row.macs <= row.proposal["asked_macs"] for row in rows)
     assert len({row.arch_hash for row in rows}) == len(rows)
@@ -128,8 +128,8 @@ def test_a_point_gives_the_accuracy_of_its_row(finished: Path) -> None:
     )
     val, test = map(float, done.stdout.split())
     point = pq.read_table(finished / "frontier.parquet").to_pylist()[0]
-    assert val == pytest.approx(point["top1_val"], abs=1e-9)
-    assert test == pytest.approx(point["top1_test"], abs=1e-9)
+    assert val == pytest.approx(point["score_val"], abs=1e-9)
+    assert test == pytest.approx(point["score_test"], abs=1e-9)
 
 
 def test_extension_keeps_what_is_finished(finished: Path, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_same_seed_and_architecture_give_the_same_row(finished: Path, tmp_path: 
     common = first.keys() & second.keys()
     assert len(common) >= 4
     for digest in common:
-        for name in ("top1_pruned", "top1_recalibrated", "top1_val", "seed"):
+        for name in ("score_pruned", "score_repaired", "score_val", "seed"):
             np.testing.assert_allclose(
                 getattr(first[digest], name), getattr(second[digest], name), atol=0.02
             )

@@ -120,7 +120,7 @@ def body(folder: Path, candidate: Candidate) -> Iterator[dict[str, Any]]:
     number = int(candidate.trial_id.split("-")[0])
     attempt = len(list(folder.glob(f"{number}-*"))) + 1
     (folder / f"{number}-{attempt}").touch()
-    report = {"widths": list(candidate.widths or ()), "top1_val": 0.5 + number / 100}
+    report = {"widths": list(candidate.widths or ()), "score_val": 0.5 + number / 100}
     yield report | {"epochs": 0.0}
     if number == ALWAYS_DIES or (number == DIES_ONCE and attempt == 1):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -142,7 +142,7 @@ def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
     assert sorted(rows) == list(range(8))
     assert len({row.arch_hash for row in rows.values()}) == 8
     assert {row.status for n, row in rows.items() if n != ALWAYS_DIES} == {"complete"}
-    assert rows[DIES_ONCE].top1_val == pytest.approx(0.5 + DIES_ONCE / 100)
+    assert rows[DIES_ONCE].score_val == pytest.approx(0.5 + DIES_ONCE / 100)
     assert rows[ALWAYS_DIES].status == "failed"
     assert rows[ALWAYS_DIES].reason
     tries = {n: len(list(tmp_path.glob(f"{n}-*"))) for n in rows}

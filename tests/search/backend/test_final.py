@@ -22,7 +22,7 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     """A single training above the base's accuracy at fewer MACs, whose mean is below it."""
     config = configuration.load(["digits", f"--out={tmp_path}/run", "--search.final_seeds=2"])
     whole, slim = runs.make_rows(2)
-    rows = [replace(whole, top1_val=0.95, epochs=0.0), replace(slim, top1_val=0.96)]
+    rows = [replace(whole, score_val=0.95, epochs=0.0), replace(slim, score_val=0.96)]
     widths = {group.name: group.channels for group in runs.GRAPH.groups}
     base: Any = SimpleNamespace(
         val=0.95, test=0.94, info=SimpleNamespace(widths=widths, classes=10)
@@ -65,7 +65,7 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     (member,) = final.measure(
         config, base, [slim], cluster.TrialResources(1.0, 0.0, 1), said.append
     )
-    assert (member.best.val, member.best.test) == (slim.top1_val, None)
+    assert (member.best.val, member.best.test) == (slim.score_val, None)
     assert member.best.checkpoint == f"{tmp_path}/now/checkpoints/a.safetensors"
     assert any("no final training" in line for line in said)
 
@@ -103,7 +103,7 @@ def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.M
     one = runs.make_rows(2)[1]
     tops = (0.6, 0.8, 0.802, 0.95)
     rows = [
-        replace(one, trial_id=f"0000{i}-x", macs=10_000 * (i + 1), top1_val=top1)
+        replace(one, trial_id=f"0000{i}-x", macs=10_000 * (i + 1), score_val=top1)
         for i, top1 in enumerate(tops)
     ]
     base: Any = SimpleNamespace(info=SimpleNamespace(widths={}, classes=10))
@@ -113,7 +113,7 @@ def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.M
     def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
         for row, k in jobs:
             trained.append((row.trial_id, k))
-            val = row.top1_val + (0.002 if k % 2 else -0.002)
+            val = row.score_val + (0.002 if k % 2 else -0.002)
             retrain.store(config, row, k, Training(k, val, val, 1.0, 1.0, "x"))
 
     monkeypatch.setattr(retrain, "train_all", train_all)

@@ -116,15 +116,15 @@ def test_tune_s_reports_are_judged_by_the_macs_of_their_widths(tmp_path):
     study, reasons = make_study(tmp_path), {}
     scheduler = FrontierScheduler(Halving([1], STRATA, 2), None, study, reasons)
     assert scheduler.metric is None, "Tune would demand a metric in every report"
-    report = {"widths": study.space.graph.widths.tolist(), "epochs": 1.0, "top1_val": 0.9}
+    report = {"widths": study.space.graph.widths.tolist(), "epochs": 1.0, "score_val": 0.9}
     first, second, third = (tune_trial(tmp_path, i) for i in range(3))
     assert scheduler.on_trial_result(None, first, report) == CONTINUE
     assert scheduler.on_trial_result(None, second, report | {"epochs": 0.0}) == CONTINUE
-    assert scheduler.on_trial_result(None, second, report | {"top1_val": 0.2}) == STOP
+    assert scheduler.on_trial_result(None, second, report | {"score_val": 0.2}) == STOP
     assert "rank 2 of 2 near 100% of the MACs" in reasons["tune1"]
     assert scheduler.on_trial_result(None, third, report | {"status": "complete"}) == CONTINUE
     assert scheduler.on_trial_result(None, third, {"epochs": 1.0}) == CONTINUE
-    narrow = report | {"widths": study.lat.low.tolist(), "top1_val": 0.1}
+    narrow = report | {"widths": study.lat.low.tolist(), "score_val": 0.1}
     assert scheduler.on_trial_result(None, third, narrow) == CONTINUE
 
 
@@ -133,7 +133,7 @@ def test_each_is_one_flag(tmp_path):
     off = make(SearchConfig(), 10, study, REFERENCE, {})
     assert off.halving.steps == () and off.screening is None
     for epochs in (0.0, 1.0, 3.0):
-        report = {"widths": study.lat.low.tolist(), "epochs": epochs, "top1_val": 0.1}
+        report = {"widths": study.lat.low.tolist(), "epochs": epochs, "score_val": 0.1}
         for number in range(20):
             assert off.on_trial_result(None, tune_trial(tmp_path, number), report) == CONTINUE
     halving = make(SearchConfig(early_stopping="mo-asha"), 10, study, REFERENCE, {})
@@ -153,8 +153,8 @@ def test_a_resumed_search_knows_what_was_reported(tmp_path):
             Outcome(
                 status="complete" if whole else "stopped",
                 widths=candidate.widths,
-                top1_recalibrated=top1 - 0.01,
-                top1_val=top1,
+                score_repaired=top1 - 0.01,
+                score_val=top1,
                 curve=(top1,),
                 epochs=1.0,
             ),
@@ -165,10 +165,10 @@ def test_a_resumed_search_knows_what_was_reported(tmp_path):
     known = scheduler.halving._scores[0]
     assert set(known) == {row.trial_id for row in study.rows}
     row = study.rows[0]
-    assert known[row.trial_id] == (row.macs / study.cost.base_macs, row.top1_val)
+    assert known[row.trial_id] == (row.macs / study.cost.base_macs, row.score_val)
     for row in again.rows:  # a twin that scores less than each of them, at the same MACs
         twin = tune_trial(tmp_path, 100 + row.number)
-        report = {"widths": list(row.widths), "epochs": 1.0, "top1_val": 0.05}
+        report = {"widths": list(row.widths), "epochs": 1.0, "score_val": 0.05}
         assert scheduler.on_trial_result(None, twin, report) == STOP
         if row.status == "complete":  # else it might be the first of its stratum
             assert scheduler.on_trial_result(None, twin, report | {"epochs": 0.0}) == STOP
@@ -220,8 +220,8 @@ def test_rows_of_another_kind_are_not_rung_zero():
     halving = Halving(rungs(10), STRATA)
     common = {"arch_hash": "x", "method": "uniform", "proposal": {}, "widths": (), "params": 1}
     rows = [
-        Row(trial_id="0-a", macs=50, status="complete", top1_recalibrated=0.9, **common),  # base
-        Row(trial_id="1-a", macs=50, status="failed", top1_recalibrated=0.5, **common),
+        Row(trial_id="0-a", macs=50, status="complete", score_repaired=0.9, **common),  # base
+        Row(trial_id="1-a", macs=50, status="failed", score_repaired=0.5, **common),
         Row(trial_id="2-a", macs=50, status="stopped", **common),
     ]
     halving.learn(rows, 100)
@@ -249,7 +249,7 @@ def test_earlier_sessions_fill_every_rung():
                 trial_id=f"{number}-a",
                 macs=macs,
                 status=status,
-                top1_recalibrated=first,
+                score_repaired=first,
                 curve=tuple(rest),
                 epochs=float(len(rest)),
                 **common,

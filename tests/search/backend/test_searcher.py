@@ -28,11 +28,11 @@ def trainable(config: dict) -> None:
     number = int(candidate.trial_id.split("-")[0])
     if number == 2:
         raise RuntimeError("broken on purpose")
-    tune.report({"epochs": 0.5, "top1_val": None if number == 3 else 0.3})
+    tune.report({"epochs": 0.5, "score_val": None if number == 3 else 0.3})
     if number == 4:
-        tune.report({"epochs": 1.0, "top1_val": 0.35, "give_up": True})
+        tune.report({"epochs": 1.0, "score_val": 0.35, "give_up": True})
     top1 = math.nan if number == 5 else 0.4 + number / 100
-    tune.report({"epochs": 1.0, "top1_val": top1, "status": "complete", "wall_s": 1.5})
+    tune.report({"epochs": 1.0, "score_val": top1, "status": "complete", "wall_s": 1.5})
 
 
 def give_up(trial_id: str, result: dict) -> bool:
@@ -62,8 +62,8 @@ def test_tune_runs_the_budget_and_every_end_is_a_row(ray_local, tmp_path):
     }
     assert rows[2].status == "failed" and "worker" in rows[2].reason
     assert rows[5].status == "failed" and "finite" in rows[5].reason
-    assert (rows[4].status, rows[4].top1_val) == ("stopped", 0.35)
-    assert rows[3].top1_val == pytest.approx(0.43)
+    assert (rows[4].status, rows[4].score_val) == ("stopped", 0.35)
+    assert rows[3].score_val == pytest.approx(0.43)
     assert (rows[3].wall_s, rows[3].epochs) == (1.5, 1.0)
     states = {row.status: study.trial_of(row).state for row in rows.values()}
     assert states == {
@@ -82,7 +82,7 @@ def test_budget_waits_for_running_trials_and_then_finishes(tmp_path):
     searcher = FrontierSearcher(make_study(tmp_path), budget=2)
     assert isinstance(searcher.suggest("a"), dict) and isinstance(searcher.suggest("b"), dict)
     assert searcher.suggest("c") is None
-    searcher.on_trial_complete("a", {"status": "complete", "top1_val": 0.5})
+    searcher.on_trial_complete("a", {"status": "complete", "score_val": 0.5})
     assert searcher.suggest("c") is None
     searcher.on_trial_complete("b")  # removed before it ran: not a row, and its place is free
     assert isinstance(searcher.suggest("c"), dict)
@@ -113,7 +113,7 @@ def test_all_that_failed_runs_again_and_may_fail_as_before(tmp_path):
     study = make_study(tmp_path)
     for number in range(3 * ALIKE):
         status = "failed" if number % 2 else "complete"
-        study.tell(study.ask().trial_id, Outcome(status=status, reason="slow", top1_val=0.5))
+        study.tell(study.ask().trial_id, Outcome(status=status, reason="slow", score_val=0.5))
     failed = sum(row.status == "failed" for row in study.rows)
     assert failed > ALIKE
     # a budget of an earlier session, smaller than what is there: no new trial, each failed one
@@ -135,7 +135,7 @@ def test_an_unwritable_ledger_ends_the_search(tmp_path):
     searcher = FrontierSearcher(make_study(tmp_path), budget=5)
     searcher.suggest("a")
     (tmp_path / "trials").write_text("in the way")
-    searcher.on_trial_complete("a", {"status": "complete", "top1_val": 0.5})
+    searcher.on_trial_complete("a", {"status": "complete", "score_val": 0.5})
     assert isinstance(searcher.error, UserError)
     assert searcher.suggest("b") == FrontierSearcher.FINISHED
 
@@ -143,8 +143,8 @@ def test_an_unwritable_ledger_ends_the_search(tmp_path):
 @pytest.mark.parametrize(
     ("result", "error", "expected"),
     [
-        ({"status": "complete", "top1_val": 0.5, "other": 1, "pid": 3}, False, ("complete", "")),
-        ({"top1_val": 0.5}, False, ("stopped", "")),
+        ({"status": "complete", "score_val": 0.5, "other": 1, "pid": 3}, False, ("complete", "")),
+        ({"score_val": 0.5}, False, ("stopped", "")),
         ({"status": "failed", "reason": "OOM twice"}, False, ("failed", "OOM twice")),
         ({"status": "infeasible", "reason": "5 ms"}, False, ("infeasible", "5 ms")),
         ({"status": "well done"}, False, ("failed", "unknown status 'well done' reported")),
@@ -153,5 +153,5 @@ def test_an_unwritable_ledger_ends_the_search(tmp_path):
 def test_outcome_of_a_last_report(result, error, expected):
     outcome = outcome_of(result, error)
     assert (outcome.status, outcome.reason) == expected
-    assert outcome.top1_val == result.get("top1_val")
+    assert outcome.score_val == result.get("score_val")
     assert isinstance(outcome, Outcome)

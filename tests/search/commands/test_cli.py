@@ -195,7 +195,7 @@ def running(tmp_path: Path) -> Path:
                 trial_id=f"{i:05d}-a",
                 macs=macs,
                 params=macs // 10,
-                top1_val=top1,
+                score_val=top1,
                 status=status,
                 **row,
             )
@@ -220,7 +220,7 @@ def test_frontier_of_a_run_that_has_not_ended(
 
 def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
     point = {"rank": 0, "method": "uniform", "widths": [8, 1], "macs": 300_000, "params": 5000}
-    point |= {"top1_val": 0.9, "top1_test_mean": 0.875, "top1_test_std": float("nan")}
+    point |= {"score_val": 0.9, "score_test_mean": 0.875, "score_test_std": float("nan")}
     point |= {"checkpoint": "/was/elsewhere/points/000/model.safetensors"}
     pq.write_table(pa.Table.from_pylist([point]), running / "frontier.parquet")
     # being extended: the table is that of the shorter run
@@ -231,7 +231,7 @@ def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture
     found = json.loads(capsys.readouterr().out)
     assert found["finished"] is True
     here = f"{running}/points/000/model.safetensors"
-    assert found["points"] == [point | {"top1_test_std": None, "checkpoint": here}]
+    assert found["points"] == [point | {"score_test_std": None, "checkpoint": here}]
     assert main(["frontier", str(running)]) == 0
     text = capsys.readouterr().out
     assert "87.50" in text

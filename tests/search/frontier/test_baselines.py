@@ -7,9 +7,9 @@ import pytest
 from search.frontier.baselines import beside
 
 POINTS = [
-    {"rank": 0, "macs": 100, "top1_test_mean": 0.6},
-    {"rank": 1, "macs": 200, "top1_test_mean": 0.7},
-    {"rank": 2, "macs": 300, "top1_test_mean": 0.69},  # by its mean on val it is on the frontier
+    {"rank": 0, "macs": 100, "score_test_mean": 0.6},
+    {"rank": 1, "macs": 200, "score_test_mean": 0.7},
+    {"rank": 2, "macs": 300, "score_test_mean": 0.69},  # by its mean on val it is on the frontier
 ]
 
 
@@ -34,5 +34,5 @@ POINTS = [
 def test_gaps_and_verdict(macs, top1, rank, gap, saved, verdict) -> None:
     found = beside(macs, top1, POINTS, base_macs=1000)
     assert (found["frontier_rank"], found["verdict"]) == (rank, verdict)
-    assert found["top1_gap"] == (None if gap is None else pytest.approx(gap))
+    assert found["score_gap"] == (None if gap is None else pytest.approx(gap))
     assert found["macs_gap"] == (None if saved is None else pytest.approx(saved))

@@ -19,8 +19,8 @@ def rows(early, late, macs=None, **columns) -> list[Row]:
             widths=(1,),
             macs=int(m),
             params=1,
-            top1_recalibrated=e,
-            top1_val=v,
+            score_repaired=e,
+            score_val=v,
             **({"status": "complete", "epochs": 1.0} | columns),
         )
         for i, (e, v, m) in enumerate(zip(early, late, macs, strict=True))

@@ -21,9 +21,9 @@ POINTS = [
         "rank": rank,
         "macs": int(macs * 1e6),
         "params": int(params * 1e6),
-        "top1_val": val,
-        "top1_val_mean": val,
-        "top1_test_mean": test,
+        "score_val": val,
+        "score_val_mean": val,
+        "score_test_mean": test,
         "latency_ms_b1": 1.0 + rank,
     }
     for rank, (macs, params, val, test) in enumerate(ROWS)
@@ -69,7 +69,7 @@ def test_knee_is_farthest_above_the_line_between_the_ends() -> None:
 
 
 def test_an_unfinished_run_is_chosen_from_by_val() -> None:
-    points = [{k: p[k] for k in ("rank", "macs", "params", "top1_val")} for p in POINTS]
+    points = [{k: p[k] for k in ("rank", "macs", "params", "score_val")} for p in POINTS]
     assert select.choose(points, ChooseOptions(at_least="93%"), RECORD)["rank"] == 3
 
 

@@ -35,7 +35,7 @@ LATENCIES = {"latency_ms_b1": 0.5, "latency_iqr_ms_b1": 0.1, "latency_device": "
 
 def compared(folder: Path) -> None:
     row = {"method": "peel", "asked_share": 0.5, "macs": 500_000, "params": 20_000}
-    row |= {"top1_test_mean": 0.9, "top1_test_std": 0.01, "top1_gap": 0.012, "macs_gap": -0.05}
+    row |= {"score_test_mean": 0.9, "score_test_std": 0.01, "score_gap": 0.012, "macs_gap": -0.05}
     pq.write_table(pa.Table.from_pylist([row], schema=COMPARISON), folder / "comparison.parquet")
 
 
@@ -95,8 +95,8 @@ def test_frontier_chart_shows_what_the_table_has(run: Path) -> None:
     traces = {trace["name"]: trace for trace in choice["MACs"]["data"]}
     test = traces["frontier, test (mean ± std)"]
     np.testing.assert_allclose(test["x"], [p["macs"] / 1e6 for p in found.points])
-    np.testing.assert_allclose(test["y"], [100 * p["top1_test_mean"] for p in found.points])
-    stds = [100 * p["top1_test_std"] for p in found.points]
+    np.testing.assert_allclose(test["y"], [100 * p["score_test_mean"] for p in found.points])
+    stds = [100 * p["score_test_std"] for p in found.points]
     np.testing.assert_allclose(test["error_y"]["array"], stds)
     assert len(traces["other trials, val"]["x"]) == len(found.complete) - len(found.points)
     assert traces["peel one-shot"]["y"] == [90.0]
@@ -134,7 +134,7 @@ def test_importance_finds_what_matters() -> None:
     for row in make_rows(200, methods=("uniform",)):
         good = float(row.proposal["params"]["o.layer2.0.conv1"])
         top1 = 0.5 + 0.1 * np.log10(row.macs / COST.base_macs) - 0.05 * good**2
-        rows.append(dataclasses.replace(row, top1_val=top1 + 0.0005 * float(rng.normal())))
+        rows.append(dataclasses.replace(row, score_val=top1 + 0.0005 * float(rng.normal())))
     found = importance(rows)
     assert max(found, key=lambda name: found[name]) == "o.layer2.0.conv1"
     assert sum(found.values()) == pytest.approx(1)
@@ -144,7 +144,7 @@ def test_importance_finds_what_matters() -> None:
 def test_surplus_is_what_macs_do_not_explain() -> None:
     rows = make_rows(5)
     for i, (macs, top1) in enumerate([(10, 0.5), (20, 0.6), (30, 0.9), (40, 0.7), (50, 0.95)]):
-        rows[i] = dataclasses.replace(rows[i], macs=macs, top1_val=top1)
+        rows[i] = dataclasses.replace(rows[i], macs=macs, score_val=top1)
     np.testing.assert_allclose(surplus(rows), [0, 0, 0.1, -0.1, 0], atol=1e-9)
 
 
@@ -171,10 +171,10 @@ def test_duckdb_and_pandas_read_the_frontier(run: Path) -> None:
     kinds = dict(duckdb.sql(f"select column_name, column_type from (describe '{path}')").fetchall())
     assert kinds["rank"] == "INTEGER"
     assert kinds["macs"] == "BIGINT"
-    assert kinds["top1_test_mean"] == kinds["latency_ms_b1"] == "DOUBLE"
+    assert kinds["score_test_mean"] == kinds["latency_ms_b1"] == "DOUBLE"
     assert kinds["widths"] == "INTEGER[]"
     assert kinds["method"] == "VARCHAR"
-    query = f"select max(macs), max(widths[1]) from '{path}' where top1_test_mean > 0.5"
+    query = f"select max(macs), max(widths[1]) from '{path}' where score_test_mean > 0.5"
     assert duckdb.sql(query).fetchall() == [(COST.base_macs, 16)]
     trials = str(run / "trials.parquet")
     assert main(["export", str(run), "--format", "parquet"]) == 0
@@ -184,7 +184,7 @@ def test_duckdb_and_pandas_read_the_frontier(run: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="needs pandas (pip install pandas)")
     frame = pandas.read_parquet(path)
     assert frame["macs"].dtype == np.int64
-    assert frame["top1_test_mean"].dtype == np.float64
+    assert frame["score_test_mean"].dtype == np.float64
     assert frame["widths"][0].tolist() == pq.read_table(path)["widths"][0].as_py()
     assert str(pandas.read_parquet(trials)["started_at"].dtype).startswith("datetime64")
     units = {f.name: f.metadata[b"unit"] for f in pq.read_schema(path) if f.metadata}

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from search.cli import main
+from search.storage import checks, results
 from search.storage.ledger import Ledger
 from search.study.study import Study
 from search.study.width_space import WidthSpace
@@ -185,3 +186,24 @@ def test_finding_7_7_damage_of_any_kind_is_one_line_or_none(
         assert code == 0 or captured.err.splitlines()[-1].startswith("slimfront: "), what
         assert set(os.listdir(folder / "trials")) == names, what
         shutil.rmtree(folder)
+
+
+def test_a_run_with_the_columns_names_of_old_reads_as_it_did(run: Path) -> None:
+    """Until scores were named by the task's metric they were called top1_…, in every file."""
+    rows, found = Ledger(run).rows(), results.read(str(run))
+    table = pq.read_table(run / "frontier.parquet")
+    assert table.schema.field("score_test_mean").metadata[b"metric"] == b"top-1"
+    old = {new: name for name, new in checks.RENAMED.items()}
+    pq.write_table(
+        table.rename_columns([old.get(name, name) for name in table.column_names]),
+        run / "frontier.parquet",
+    )
+    for file in (run / "trials").iterdir():
+        row = json.loads(file.read_text())
+        file.write_text(json.dumps({old.get(name, name): value for name, value in row.items()}))
+    assert "top1_recalibrated" in row or "top1_val" in file.read_text()
+    assert Ledger(run).rows() == rows
+    again = results.read(str(run))
+    assert again.points == found.points and again.rows == found.rows
+    Ledger(run).compact()
+    assert "score_repaired" in pq.read_table(run / "trials.parquet").column_names

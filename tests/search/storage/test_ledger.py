@@ -25,8 +25,8 @@ def make_row(number: int = 0, **changes: object) -> Row:
         widths=(8, 16 + number),
         macs=2**40 + number,
         params=1000,
-        top1_pruned=0.1,
-        top1_val=1 / 3,
+        score_pruned=0.1,
+        score_val=1 / 3,
         epochs=2.5,
         status="complete",
         host="höst",
@@ -42,7 +42,7 @@ WRONG: list[dict[str, object]] = [
     {"macs": True},
     {"params": None},
     {"wall_s": None},
-    {"top1_val": "high"},
+    {"score_val": "high"},
     {"curve": [0.1, "x"]},
     {"widths": [8, 2.5]},
     {"method": 3},
@@ -74,7 +74,7 @@ def test_empty_ledger_has_no_rows_and_an_empty_table(ledger):
 
 def test_a_trial_is_written_once(ledger):
     assert ledger.write(make_row(1))
-    assert not ledger.write(make_row(1, top1_val=0.9))
+    assert not ledger.write(make_row(1, score_val=0.9))
     assert ledger.rows() == [make_row(1)]
 
 
@@ -125,7 +125,7 @@ def test_unfinished_writes_are_no_rows(ledger):
 
 
 def test_table_has_the_contract_s_columns_and_types(ledger):
-    rows = [make_row(0), make_row(1, top1_val=None, status="failed", reason="OOM", started_at="")]
+    rows = [make_row(0), make_row(1, score_val=None, status="failed", reason="OOM", started_at="")]
     for row in rows:
         ledger.write(row)
     ledger.compact()
@@ -133,8 +133,8 @@ def test_table_has_the_contract_s_columns_and_types(ledger):
     assert (
         table.column_names
         == (
-            "trial_id arch_hash method proposal widths macs params top1_pruned top1_recalibrated "
-            "top1_val curve epochs status reason seed prune_s finetune_s wall_s host device "
+            "trial_id arch_hash method proposal widths macs params score_pruned score_repaired "
+            "score_val curve epochs status reason seed prune_s finetune_s wall_s host device "
             "checkpoint started_at"
         ).split()
     )
@@ -145,7 +145,7 @@ def test_table_has_the_contract_s_columns_and_types(ledger):
     first, second = table.to_pylist()
     assert first["started_at"].isoformat() == rows[0].started_at
     assert json.loads(first["proposal"]) == rows[0].proposal
-    assert (second["top1_val"], second["reason"], second["started_at"]) == (None, "OOM", None)
+    assert (second["score_val"], second["reason"], second["started_at"]) == (None, "OOM", None)
     assert [p.name for p in _files(ledger)] == ["trials", "trials.parquet"]
 
 

@@ -106,7 +106,7 @@ def run(study: Study, trials: int, score=accuracy) -> None:
     while study.finished < trials:
         candidate = study.ask()
         top1 = score(graph, candidate.widths)
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1))
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=top1))
 
 
 @pytest.mark.parametrize("space", [{}, {"offsets": "stage"}, {"methods": ["uniform", "peel"]}])
@@ -144,7 +144,7 @@ def test_nothing_is_proposed_in_vain(tmp_path):
             and cost.params(np.array(candidate.widths)) <= limits.max_params
         )
         top1 = accuracy(study.space.graph, candidate.widths)
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1))
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=top1))
     refused = [row for row in study.rows if row.status == "infeasible"]
     assert all(row.proposal["kind"] == "seed" for row in refused)
     assert len({row.arch_hash for row in study.rows}) == len(study.rows)
@@ -160,7 +160,7 @@ def test_it_keeps_away_from_what_is_measured_infeasible(tmp_path):
         slow = cost.macs(np.array(candidate.widths)) > 0.5 * cost.base_macs
         top1 = accuracy(study.space.graph, candidate.widths)
         status = "infeasible" if slow else "complete"
-        outcome = Outcome(status=status, widths=candidate.widths, top1_val=top1, wall_s=1.0)
+        outcome = Outcome(status=status, widths=candidate.widths, score_val=top1, wall_s=1.0)
         study.tell(candidate.trial_id, outcome)
     late = study.rows[25:]
     assert sum(row.status == "infeasible" for row in late) <= 8

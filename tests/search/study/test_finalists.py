@@ -32,7 +32,7 @@ def test_a_subset_is_the_best_there_is(count):
 def noisy_rows(count: int = 80, noise: float = 0.01):
     rng = np.random.default_rng(0)
     rows = runs.make_rows(count, methods=["uniform"])
-    return rows, [replace(row, top1_val=row.top1_val + rng.normal(0, noise)) for row in rows]
+    return rows, [replace(row, score_val=row.score_val + rng.normal(0, noise)) for row in rows]
 
 
 def test_finalists_are_truly_better_than_those_chosen_by_single_trainings():
@@ -54,7 +54,7 @@ def test_an_unlucky_network_has_a_second_chance():
     rows, _ = noisy_rows(noise=0)
     members = front.front(front.points_of(rows))
     unlucky = rows[members[len(members) // 2]]
-    low = replace(unlucky, top1_val=unlucky.top1_val - 0.03)
+    low = replace(unlucky, score_val=unlucky.score_val - 0.03)
     rows = [low if row is unlucky else row for row in rows]
     assert rows.index(low) not in front.front(front.points_of(rows))
     assert low in choosing.finalists(rows, 40, runs.GRAPH, runs.COST, REFERENCE)

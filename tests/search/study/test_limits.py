@@ -55,7 +55,7 @@ def test_finding_7_4_only_feasible_networks_are_proposed(
         assert candidate.widths is not None
         asked.add(candidate.widths)
         top1 = accuracy(graph, candidate.widths)
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1))
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=top1))
     assert len(asked) == 24
     assert {row.status for row in study.rows} == {"complete"}
 

@@ -26,8 +26,8 @@ def row(name: str, share: float, rung0: float, top1: float, status: Status = "co
         widths=(),
         macs=round(share * MACS),
         params=0,
-        top1_recalibrated=rung0,
-        top1_val=top1,
+        score_repaired=rung0,
+        score_val=top1,
         epochs=1.0 if status == "complete" else 0.0,
         status=status,
     )
@@ -90,9 +90,9 @@ def test_the_end_is_foretold_from_rung_0_and_macs(seed: int) -> None:
         row(f"r{i}", s, t, end(s, t)) for i, (s, t) in enumerate(zip(shares, scores, strict=True))
     ]
     screening = make(rows=rows)
-    trained = {r.trial_id: r.top1_val or 0.0 for r in rows[:20]}
+    trained = {r.trial_id: r.score_val or 0.0 for r in rows[:20]}
     found = np.array(list(screening._foretell(trained, [r.trial_id for r in rows[20:]]).values()))
-    assert np.abs(found - [r.top1_val for r in rows[20:]]).max() < 0.02
+    assert np.abs(found - [r.score_val for r in rows[20:]]).max() < 0.02
     assert np.abs(found - scores[20:]).max() > 0.2, "rung 0 itself is far from it"
 
 

@@ -45,7 +45,7 @@ def outcome(study: Study, candidate: Candidate, number: int = 0) -> Outcome:
     if number % 5 == 4:
         return Outcome(status="failed", reason="out of memory")
     status = "stopped" if number % 7 == 6 else "complete"
-    return Outcome(status=status, widths=widths, top1_val=accuracy(graph, widths), epochs=1.0)
+    return Outcome(status=status, widths=widths, score_val=accuracy(graph, widths), epochs=1.0)
 
 
 def run(study: Study, trials: int, concurrency: int = 3) -> None:
@@ -69,7 +69,7 @@ def assert_study_is_the_ledger(study: Study) -> None:
         trial = study.trial_of(row)
         assert trial.state.name == STATES[row.status]
         if row.status == "complete":
-            expected = [row.top1_val, row.macs / cost.base_macs]
+            expected = [row.score_val, row.macs / cost.base_macs]
             assert trial.values == pytest.approx(expected, rel=1e-12)
         assert trial.params == row.proposal["params"]
     assert not [t for t in study.proposer.study.trials if t.state == TrialState.RUNNING]
@@ -134,7 +134,7 @@ def test_infeasible_proposals_are_rows_and_never_run(tmp_path):
     for row in refused:
         over = row.macs > limits.max_macs or row.macs < limits.min_macs
         assert over or row.params > limits.max_params
-        assert "missed by" in row.reason and row.top1_val is None
+        assert "missed by" in row.reason and row.score_val is None
         assert max(study.trial_of(row).constraints.values()) > 0
 
 
@@ -152,7 +152,7 @@ def test_seeds_come_first_with_their_own_widths_and_are_not_run_again(tmp_path):
             "seed",
         )
         assert candidate.asked_macs == cost.macs(np.array(seed.widths))
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=0.5))
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=0.5))
     study.ask()  # the third runs when the session dies
     study = make_study(tmp_path, "resnet56", seeds=wanted)
     assert study.ask().widths == wanted[2].widths
@@ -162,15 +162,15 @@ def test_seeds_come_first_with_their_own_widths_and_are_not_run_again(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_a_complete_trial_without_a_number_is_failed(tmp_path, value):
     study = make_study(tmp_path)
-    row = study.tell(study.ask().trial_id, Outcome(status="complete", top1_val=value))
-    assert (row.status, row.top1_val) == ("failed", None) and row.reason
+    row = study.tell(study.ask().trial_id, Outcome(status="complete", score_val=value))
+    assert (row.status, row.score_val) == ("failed", None) and row.reason
     assert study.trial_of(row).state == TrialState.FAIL
     assert_study_is_the_ledger(study)
 
 
 def test_an_outcome_measured_infeasible_teaches_a_constraint(tmp_path):
     study = make_study(tmp_path)
-    late = Outcome(status="infeasible", reason="4.1 ms exceeds 3 ms", top1_val=0.9)
+    late = Outcome(status="infeasible", reason="4.1 ms exceeds 3 ms", score_val=0.9)
     row = study.tell(study.ask().trial_id, late)
     assert study.trial_of(row).constraints == {"measured": 1.0}
     assert make_study(tmp_path).trial_of(row).constraints == {"measured": 1.0}
@@ -181,7 +181,7 @@ def test_a_ledger_that_cannot_be_written_leaves_no_running_trial(tmp_path):
     candidate = study.ask()
     (tmp_path / "trials").write_text("in the way")
     with pytest.raises(UserError):
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=0.5))
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=0.5))
     assert not study.running and not study.rows
     assert study.proposer.study.trials[0].state == TrialState.FAIL
 
@@ -201,9 +201,9 @@ def test_failed_trials_run_again_where_that_is_asked_for(tmp_path, offsets):
     lost, kept, nan, again = [retrying.ask() for _ in failed]
     assert [c.trial_id for c in (lost, kept, nan, again)] == [row.trial_id for row in failed]
     retrying.abandon(lost.trial_id)
-    retrying.tell(kept.trial_id, Outcome(status="complete", top1_val=0.5))
-    retrying.tell(nan.trial_id, Outcome(status="complete", top1_val=math.nan))
-    row = retrying.tell(again.trial_id, Outcome(status="complete", top1_val=0.25, wall_s=1.0))
+    retrying.tell(kept.trial_id, Outcome(status="complete", score_val=0.5))
+    retrying.tell(nan.trial_id, Outcome(status="complete", score_val=math.nan))
+    row = retrying.tell(again.trial_id, Outcome(status="complete", score_val=0.25, wall_s=1.0))
     assert (row.widths, row.proposal) == (failed[3].widths, failed[3].proposal)
     assert retrying.trial_of(row).values[0] == 0.25
     assert retrying.waiting == 1 and retrying.ask().trial_id == lost.trial_id
@@ -286,7 +286,7 @@ def test_a_bin_where_nothing_is_feasible_does_not_draw_for_ever(tmp_path):
         top1 = accuracy(graph, candidate.widths)
         study.tell(
             candidate.trial_id,
-            Outcome(status=status, widths=candidate.widths, top1_val=top1, wall_s=1.0),
+            Outcome(status=status, widths=candidate.widths, score_val=top1, wall_s=1.0),
         )
     aimed = [row for row in study.rows if row.number % study.options.stratify_every == 0]
     hopeless = int((strata.edges[1:] > 0.45).sum())
@@ -324,7 +324,7 @@ def test_tpe_sees_a_window_with_the_frontier_in_it(tmp_path):
     numbers, since = study.proposer._window()
     assert len(numbers) <= WINDOW and since == len(study.proposer.study.trials)
     done = [row for row in study.rows if row.status == "complete"]
-    best = front.front(np.array([(row.macs, row.top1_val) for row in done]))
+    best = front.front(np.array([(row.macs, row.score_val) for row in done]))
     shown = set(numbers)
     assert {study.trial_of(done[i]).number for i in best[: WINDOW // 2]} <= shown
     latest = [study.trial_of(row).number for row in study.rows if row.status != "failed"][
@@ -363,6 +363,6 @@ def test_search_beats_independent_random_widths(tmp_path):
     for _ in range(40):
         candidate = study.ask()
         top1 = accuracy(graph, candidate.widths)
-        study.tell(candidate.trial_id, Outcome(status="complete", top1_val=top1))
-    found = [(row.macs, row.top1_val) for row in study.rows]
+        study.tell(candidate.trial_id, Outcome(status="complete", score_val=top1))
+    found = [(row.macs, row.score_val) for row in study.rows]
     assert front.hypervolume(found, reference) > front.hypervolume(points, reference)

@@ -27,7 +27,7 @@ from search.trial.base_model import BaseModel
 
 TRIALS = 20
 ROOT = Path(__file__).parents[3]
-FIELDS = ("status", "widths", "top1_pruned", "top1_recalibrated", "top1_val", "epochs", "seed")
+FIELDS = ("status", "widths", "score_pruned", "score_repaired", "score_val", "epochs", "seed")
 
 
 def megabytes() -> float:
@@ -110,7 +110,7 @@ def test_twenty_trials_leave_the_memory_of_three(worked: dict[str, Any]) -> None
 def test_rows_do_not_depend_on_what_ran_before(worked: dict[str, Any]) -> None:
     rows = worked["rows"]
     assert {row["status"] for row in rows} == {"complete"}
-    assert len({row["top1_val"] for row in rows}) > 3
+    assert len({row["score_val"] for row in rows}) > 3
     for number, row in worked["again"].items():
         assert row == rows[int(number)]
 
