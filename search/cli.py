@@ -55,7 +55,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Run one command; returns the exit code: 0, 2 for bad input, 128 + signal when interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         with interrupt.remembered():
@@ -68,13 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         kept = "; finished trials are kept, and the same command again goes on from them"
         _say("interrupted" + (kept if args[:1] == ["search"] else ""))
-        return 130
+        return interrupt.code()
     except BrokenPipeError:
         # the reader (head, less) has all it wanted; the interpreter must not flush into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as end:  # --help and --version of argparse
         return end.code if isinstance(end.code, int) else 0
+
+
+def entry() -> None:
+    """The process of a command: `main`, and its end."""
+    interrupt.own_process()
+    status = main()
+    if status > 128:
+        interrupt.leave(status)
+    sys.exit(status)
 
 
 def help_text() -> str:
@@ -90,7 +99,8 @@ def help_text() -> str:
     lines += [
         "",
         f"{PROG} COMMAND --help lists every option with its unit and default; {PROG} --version.",
-        "Exit code: 0 done, 2 bad input (one line says what to do), 130 interrupted.",
+        "Exit code: 0 done, 2 bad input (one line says what to do), 130 interrupted",
+        "(143 by SIGTERM, 129 by SIGHUP).",
     ]
     return "\n".join(lines)
 
@@ -102,7 +112,9 @@ def _dispatch(args: list[str]) -> None:
     elif name in ("-V", "--version"):
         print(f"{PROG} {_version()}")
     elif name in COMMANDS:
-        importlib.import_module(f"search.commands.{name}").run(args[1:], f"{PROG} {name}")
+        with interrupt.at_once():
+            command = importlib.import_module(f"search.commands.{name}")
+        command.run(args[1:], f"{PROG} {name}")
     else:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]}? " if near else ""

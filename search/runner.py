@@ -76,11 +76,12 @@ def run(
     study = None
     if before is None:  # may refuse, and then nothing is written
         study = make_study(config, base.states, problem, share.slots)
-    with lock.hold(place, say):
+    with lock.hold(place, say) as lease:
         if before is None and results.find_record(place) is not None:
             raise UserError(f"another process has begun {config.out}; give the command once more")
         # not sooner: another driver may have added to the ledger until now
         study = study or make_study(config, base.states, problem, share.slots)
+        study.ledger.guard = lease.check
         current = before or record.create(
             config, base_model.facts(base, problem), base.info.classes
         )
@@ -90,7 +91,7 @@ def run(
         for line in base.notes:
             say(line)
         _introduce(config, current, study, share, say)
-        _drive(config, place, base, current, study, share, console, stages)
+        _drive(config, place, base, current, study, share, console, stages, lease)
     return config.out
 
 
@@ -103,6 +104,7 @@ def _drive(
     share: cluster.TrialResources,
     console: Console,
     stages: Stages,
+    lease: lock.Lease,
 ) -> None:
     """Trials, final trainings, export; what there is of it where it is stopped."""
 
@@ -113,6 +115,7 @@ def _drive(
         finished = _trials(config, base, study, share, record.reference(current), console, stages)
         members = stages.measure(config, base, _complete(study), share, say) if finished else []
     except BaseException as error:  # bad luck or Ctrl-C: what is finished must be of use
+        lease.check()
         try:
             _put_away(config, place, base, current, study, say)
         except UserError as failure:  # on a disk that is full
@@ -120,6 +123,7 @@ def _drive(
         if not isinstance(error, KeyboardInterrupt):
             raise
         return
+    lease.check()
     if not finished:
         _put_away(config, place, base, current, study, say)
         return
@@ -196,7 +200,8 @@ def _trials(
 
 def _load_tune() -> None:
     """Ray Tune takes a second to import: the driver has it while the base model is prepared."""
-    importlib.import_module("search.backend.tuner")
+    with interrupt.at_once():
+        importlib.import_module("search.backend.tuner")
 
 
 def _introduce(

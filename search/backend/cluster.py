@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from pruning.errors import UserError
+from search import interrupt
 from search.config import Config
 
 # the driver is one thread and must not be told apart from a worker by its thread count
@@ -51,7 +52,8 @@ def connect(config: Config, **options: Any) -> None:
     if address == "local":
         defaults["include_dashboard"] = False
     try:
-        ray.init(address=address, **(defaults | options))
+        with interrupt.at_once():
+            ray.init(address=address, **(defaults | options))
     except (ConnectionError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(

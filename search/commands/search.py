@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search import interrupt
 from search.config import loader
 
 
 def run(argv: Sequence[str], prog: str) -> None:
     """Search as [CONFIG] and flags say, then show the frontier."""
-    chosen = loader.parse(argv, prog)[1]
+    with interrupt.at_once():
+        chosen = loader.parse(argv, prog)[1]
 
-    from rich.console import Console
+        from rich.console import Console
 
-    from search import api
-    from search.commands import frontier
+        from search import api
+        from search.commands import frontier
 
     console = Console()
     try:

@@ -156,12 +156,14 @@ class Ledger:
         self.run = storage.open_uri(uri)
         self.trials = self.run / "trials"
         self.table = self.run / "trials.parquet"
+        self.guard: Callable[[], object] = lambda: None  # may refuse a write
 
     def write(self, row: Row, replace: bool = False) -> bool:
         """Store a row whole or not at all; False where its trial is there and not to be replaced.
 
         Raises UserError, naming path and remedy, where it cannot be written.
         """
+        self.guard()
         location = self.trials / f"{row.trial_id}.json"
         if not replace and storage.exists(location):
             return False

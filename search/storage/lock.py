@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import threading
 import time
 import uuid
@@ -23,24 +24,70 @@ RENEW_S = 10.0
 STALE_S = 45.0  # a driver that has not renewed its file for so long is taken to be dead
 
 
+class Lease:
+    """That this process drives the run; `check` tells where another has taken it over."""
+
+    def __init__(self, place: files.Location) -> None:
+        self.place = place
+        self.mine: dict[str, Any] = {"token": uuid.uuid4().hex, "host": platform.node()}
+        self.mine |= {"pid": os.getpid(), "beat": 0}
+        self._seen = time.monotonic()
+        self._taken: dict[str, Any] | None = None
+        _write(place, self.mine)
+
+    def renew(self) -> bool:
+        """Write the file anew; False where it is another's."""
+        if self._lost():
+            return False
+        self.mine["beat"] += 1
+        _write(self.place, self.mine)
+        self._seen = time.monotonic()
+        return True
+
+    def check(self) -> None:
+        """UserError where another process has taken over, this one having stood still for long."""
+        if self._taken is None and time.monotonic() - self._seen > STALE_S / 2:
+            with suppress(UserError):  # a store out of reach tells nothing
+                self._lost()
+        if self._taken is not None:
+            who = f"process {self._taken.get('pid')} on {self._taken.get('host')}"
+            raise UserError(
+                f"{who} has taken over this run, as this one stood still for more than "
+                f"{STALE_S:.0f} s; it goes on there, and this one has stopped"
+            )
+
+    def give_back(self) -> None:
+        """Remove the file, if it is still this process's own."""
+        if (_read(self.place) or {}).get("token") == self.mine["token"]:
+            files.remove_file(self.place)
+
+    def _lost(self) -> bool:
+        found = _read(self.place)
+        if found is not None and found.get("token") != self.mine["token"]:
+            self._taken = found
+        return self._taken is not None
+
+
 @contextmanager
-def hold(run: files.Location, say: Callable[[str], None]) -> Iterator[None]:
-    """Within, this process alone drives the run. UserError where another one does."""
+def hold(run: files.Location, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Within, this process alone drives the run. UserError where another one does.
+
+    Where another takes it over nevertheless, this process is interrupted, and `Lease.check` says
+    why.
+    """
     place = run / FILE
     _wait_for_the_other(place, say)
-    mine = {"token": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid(), "beat": 0}
-    _write(place, mine)
+    lease = Lease(place)
     over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(place, mine, over), daemon=True)
+    renewing = threading.Thread(target=_renew, args=(lease, over), daemon=True)
     renewing.start()
     try:
-        yield
+        yield lease
     finally:
         over.set()
         renewing.join()
         with suppress(UserError, OSError):  # a store that does not answer: what was done is done
-            if (_read(place) or {}).get("token") == mine["token"]:
-                files.remove_file(place)
+            lease.give_back()
 
 
 def _wait_for_the_other(place: files.Location, say: Callable[[str], None]) -> None:
@@ -69,19 +116,19 @@ def _is_dead(driver: dict[str, Any]) -> bool:
         os.kill(int(driver["pid"]), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, KeyError, ValueError):
+    except (PermissionError, KeyError, ValueError, TypeError, OverflowError):
         return False
     return False
 
 
-def _renew(place: files.Location, mine: dict[str, Any], over: threading.Event) -> None:
+def _renew(lease: Lease, over: threading.Event) -> None:
     while not over.wait(RENEW_S):
         with suppress(UserError):  # a full disk, a store out of reach: told where it does harm
-            found = _read(place)
-            if found is not None and found.get("token") != mine["token"]:
-                return  # this process stood still for long, and another has taken over
-            mine["beat"] += 1
-            _write(place, mine)
+            if not lease.renew():
+                # the main thread may be in a trial of hours; whoever began it deaf to Ctrl-C
+                # stops at the next row
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
 
 
 def _read(place: files.Location) -> dict[str, Any] | None:

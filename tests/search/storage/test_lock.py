@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ import pytest
 
 from pruning.errors import UserError
 from search.storage import files, lock
+from search.storage.ledger import Ledger
+from tests.search.storage.test_ledger import make_row
 
 
 @pytest.fixture
@@ -67,14 +70,6 @@ def test_one_of_which_nothing_is_heard_is_followed(
     assert len(said) == 1 and "looking for up to 1 s" in said[0]
 
 
-def test_one_that_stood_still_does_not_take_the_run_back(run: files.Location) -> None:
-    with lock.hold(run, print):
-        left_behind(run)
-        threading.Event().wait(0.3)
-        assert lock._read(run / lock.FILE)["token"] == "theirs"  # type: ignore[index]
-    assert files.exists(run / lock.FILE), "the other's file is not removed"
-
-
 def test_a_store_that_does_not_answer_for_a_while_ends_nothing(
     run: files.Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,3 +87,43 @@ def test_a_store_that_does_not_answer_for_a_while_ends_nothing(
         before = real(run / lock.FILE)
         threading.Event().wait(0.5)
         assert real(run / lock.FILE)["beat"] > before["beat"]  # type: ignore[index]
+
+
+def _is_overtaken(run: files.Location, ledger: Ledger, lease: lock.Lease) -> None:
+    ledger.guard = lease.check
+    assert ledger.write(make_row(0))
+    left_behind(run, pid=1)
+    threading.Event().wait(10)
+
+
+def test_finding_7_8_a_driver_that_lost_its_run_is_interrupted_and_writes_no_row(
+    run: files.Location,
+) -> None:
+    """As after SIGSTOP, another's start, and SIGCONT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ledger = Ledger(run.path)
+    try:
+        with pytest.raises(KeyboardInterrupt), lock.hold(run, print) as lease:
+            _is_overtaken(run, ledger, lease)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(UserError, match=r"process 1 on .* has taken over this run"):
+        ledger.write(make_row(1))
+    assert len(ledger.rows()) == 1
+    assert lock._read(run / lock.FILE) == {"token": "theirs", "host": platform.node()} | {
+        "pid": 1,
+        "beat": 3,
+    }, "the other's file stays"
+
+
+def test_finding_7_8_who_stood_still_looks_before_it_writes(
+    run: files.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that renews may not have run yet."""
+    monkeypatch.setattr(lock, "RENEW_S", 1000.0)
+    with lock.hold(run, print) as lease:
+        left_behind(run, pid=1)
+        lease.check()  # a short while is no standing still
+        threading.Event().wait(0.6)
+        with pytest.raises(UserError, match="taken over"):
+            lease.check()
