@@ -24,6 +24,11 @@ def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
         (each.module, each.name, each.index): int(kept[each.units].sum())
         for each in graph.attributes
     }
+    stays = set(slim.state_dict())
+    whole = {name for name, tensor in slim.named_buffers() if name not in stays}
+    gone = [n for (n, _), units in graph.axes.items() if n in whole and not kept[units].all()]
+    if gone or "cut_buffers" in vars(model):  # what a file has to hold beside the state dict
+        vars(slim)["cut_buffers"] = sorted({*gone, *vars(model).get("cut_buffers", ())})
     return set_numbers(slim, numbers)
 
 
@@ -55,6 +60,8 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     if missing:
         raise KeyError(f"no tensor {sorted(missing)[0]} for this network")
     modules = dict(model.named_modules(remove_duplicate=False))  # shared ones under all names
+    tied: dict[int, nn.Parameter] = {}
+    old = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
     for name, tensor in state.items():
         path, _, leaf = name.rpartition(".")
         module = modules.get(path)
@@ -63,7 +70,9 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         if leaf in module._buffers:
             module._buffers[leaf] = tensor
         else:
-            module._parameters[leaf] = nn.Parameter(tensor)
+            # a tensor under two names stays one
+            own = old.get(name, id(tensor))
+            module._parameters[leaf] = tied.setdefault(own, nn.Parameter(tensor))
     return fit_attributes(model)
 
 

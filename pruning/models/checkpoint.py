@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.graph import surgery
+from pruning.graph import named_tensors, surgery, tensors_in, twin
 from pruning.models import files, registry
 
 FORMAT = 1
@@ -46,9 +46,20 @@ class ModelInfo:
     def from_json(cls, text: str) -> ModelInfo:
         """TypeError or ValueError if a field is missing, foreign or of another type."""
         data = json.loads(text)
+        if not isinstance(data, dict):
+            raise TypeError("no dictionary")
         for name in ("input_shape", "mean", "std"):
             data[name] = tuple(data[name])
-        return cls(**data)
+        found = cls(**data)
+        whole = (*found.input_shape, found.classes, *found.widths.values())
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in whole):
+            raise ValueError("sizes, classes and widths are whole numbers from 1")
+        if not all(isinstance(x, int | float) for x in (*found.mean, *found.std)):
+            raise TypeError("means and deviations are numbers")
+        kinds = ((found.model, str), (found.args, dict), (found.widths, dict), (found.extra, dict))
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise TypeError("model is a name; args, widths and extra are dictionaries")
+        return found
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], info: ModelInfo) -> None:
@@ -58,7 +69,12 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: ModelInfo) -> Non
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    files.write_tensors(path, tensors, {"slimfront": str(FORMAT), "info": info.to_json()})
+    metadata = {"slimfront": str(FORMAT), "info": info.to_json()}
+    for name in vars(model).get("cut_buffers", ()):
+        tensors[name] = model.get_buffer(name).detach().cpu().clone()
+    if numbers := vars(model).get("adapted"):
+        metadata["numbers"] = json.dumps([[*key, number] for key, number in numbers.items()])
+    files.write_tensors(path, tensors, metadata)
 
 
 def load(
@@ -71,18 +87,62 @@ def load(
     """
     state, metadata = files.read_tensors(path)
     about = _info(metadata, path)
-    if base is None:
-        with torch.random.fork_rng(devices=[]):  # initial weights must not cost the caller's seed
-            skeleton = registry.resolve(about.model, about.args, trust=trust)
-    else:
-        skeleton = copy.deepcopy(base)
-    _check_shapes(skeleton, state, about, path)
     try:
-        model = surgery.resize(skeleton, state)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit {about.model} ({error}); save it again") from error
+        numbers = {(m, n, i): int(v) for m, n, i, v in json.loads(metadata.get("numbers", "[]"))}
+        model = _filled(about, state, numbers, path, trust, base)
+        _check_run(model, about)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} does not fit {about.model} ({why}); save it again") from error
     setattr(model, "slimfront", about)  # noqa: B010  nn.Module types its attributes as modules
     return model.eval()
+
+
+def _filled(
+    about: ModelInfo,
+    state: Mapping[str, Tensor],
+    numbers: surgery.Numbers,
+    path: str | os.PathLike[str],
+    trust: bool,
+    base: nn.Module | None,
+) -> nn.Module:
+    """The file's network with its tensors, on a skeleton that takes no memory where one can be."""
+    for device in ("meta", "cpu"):
+        try:
+            skeleton = _skeleton(about, trust, base, device)
+        except (RuntimeError, NotImplementedError):
+            if device == "cpu":
+                raise
+            continue  # its code asks for values
+        _check_shapes(skeleton, state, about, path)
+        model = surgery.set_numbers(surgery.resize(skeleton, state), numbers)
+        if not _on_meta(model):
+            break
+    return model
+
+
+def _skeleton(about: ModelInfo, trust: bool, base: nn.Module | None, device: str) -> nn.Module:
+    if base is not None:
+        return copy.deepcopy(base)
+    # initial weights must not cost the caller's seed
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return registry.resolve(about.model, about.args, trust=trust)
+
+
+def _on_meta(model: nn.Module) -> bool:
+    """Whether tensors that the file does not hold, buffers and plain attributes, lack values."""
+    plain = (value for module in model.modules() for value in vars(module).values())
+    return any(t.is_meta for t in (*named_tensors(model).values(), *tensors_in(list(plain))))
+
+
+def _check_run(model: nn.Module, about: ModelInfo) -> None:
+    """ValueError or RuntimeError where rows were cut and not what reads them, or classes."""
+    runs = twin(model, named_tensors(model)).eval()
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    with torch.no_grad():
+        out = runs(torch.zeros(1, *about.input_shape, dtype=dtype))
+    if isinstance(out, Tensor) and out.ndim == 2 and out.shape[1] != about.classes:
+        raise ValueError(f"{out.shape[1]} outputs, {about.classes} classes")
 
 
 def info(path: str | os.PathLike[str]) -> ModelInfo:
@@ -100,7 +160,7 @@ def _info(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> ModelInf
         raise UserError(f"{path} has format {version}, this reads {FORMAT}; upgrade slimfront")
     try:
         return ModelInfo.from_json(metadata["info"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error}); save it again") from error
 
 

@@ -30,7 +30,7 @@ CASES = {
 }
 CHILD = """
 import sys, safetensors.torch, torch
-from pruning import checkpoint
+from pruning.models import checkpoint
 inputs = safetensors.torch.load_file(sys.argv[1] + "/inputs")
 outputs = {}
 with torch.no_grad():
