@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pruning.data import Batches
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph, Cost, cut, lattice, trace
+from pruning.graph import ChannelGraph, Cost, cut, lattice, plain, trace
 from pruning.methods import Method, Problem, State, get
 from pruning.models import ModelInfo, accepting, save, settle
 from pruning.reconstruction import error_feedback
@@ -100,11 +100,16 @@ def prune(
     repair: str = "auto",
     divisor: int | None = None,
     min_ratio: float = 0.1,
+    keep: str | Iterable[str] = (),
+    min_width: Mapping[str, float] | None = None,
     scalars: Mapping[str, float] | None = None,
 ) -> Slimmed:
     """One-shot: a copy of `model` with about `macs` (a share, or an absolute number) of its MACs.
 
     `batches` gives (images [B, C, H, W], labels [B]) and can be walked again; a thousand images do.
+    keep: layers, groups or modules that stay whole, by glob patterns ("stem.*,layer4"); min_width:
+    by such patterns the share or number of channels that stays at least. Weights that the network
+    computes (weight_norm and the like) are plain ones in the copy.
     """
     chosen, scalars = get(method), scalars or {}
     _check(chosen, macs, repair, scalars)
@@ -112,8 +117,9 @@ def prune(
     images = next((x for x, _ in batches), None)
     if images is None:
         raise UserError("no images to prune with; hand in at least one batch of (images, labels)")
-    graph = trace(model, images.shape[1:])
-    problem = Problem(graph, lattice(graph, divisor, min_ratio))
+    model = plain(model)
+    graph = trace(model, images.shape[1:], keep=keep)
+    problem = Problem(graph, lattice(graph, divisor, min_ratio, min_width))
     target = macs * problem.cost.base_macs if macs <= 1 else macs
     least = problem.cost.macs(problem.lattice.low)
     if target < least:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from pruning.errors import UserError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.cost import Cost
+from pruning.graph.wishes import least_widths
 
 STEPS = 8  # the automatic divisor leaves at least this many widths per group
 WIDEST = 8  # and is at most this: what tensor cores and vector units like
@@ -37,11 +38,17 @@ class Lattice:
         return np.maximum(((widths - 1) // self.step) * self.step, self.low)
 
 
-def lattice(graph: ChannelGraph, divisor: int | None = None, floor: float = 0.0) -> Lattice:
+def lattice(
+    graph: ChannelGraph,
+    divisor: int | None = None,
+    floor: float = 0.0,
+    least: Mapping[str, float] | None = None,
+) -> Lattice:
     """Widths that are multiples of `divisor` (None: automatic) and at least `floor` of the whole.
 
     The automatic divisor is the largest power of two up to 8 that leaves at least eight steps
     (16 channels → 2, 32 → 4, 64 and more → 8). Steps are multiples of a group's granularity.
+    least: by pattern of names a share or number of channels that stay ({"stem.*": 1.0}).
     """
     if divisor is not None and (not isinstance(divisor, int | np.integer) or divisor < 1):
         raise UserError(f"divisor is {divisor!r}; give a whole number from 1, or None")
@@ -59,7 +66,10 @@ def lattice(graph: ChannelGraph, divisor: int | None = None, floor: float = 0.0)
     else:
         step = np.lcm(np.minimum(divisor, channels), granularity)
     step = np.minimum(step, channels).astype(np.int64)
-    low = np.ceil(np.maximum(floor * channels, 1) / step).astype(np.int64) * step
+    fewest = np.maximum(floor * channels, 1)
+    if least:
+        fewest = np.maximum(fewest, least_widths(graph, least))
+    low = np.ceil(fewest / step).astype(np.int64) * step
     return Lattice(step=step, low=np.minimum(low, channels), high=channels)
 
 

@@ -53,7 +53,9 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
 
     network = resolve(model.name, model.args, trust=model.trust_factory)
     divisor, min_ratio = limits.pop("divisor"), limits.pop("min_ratio")
-    found = profiling.profile(network, shape, None if divisor == "auto" else divisor, min_ratio)
+    keep, least = limits.pop("keep"), limits.pop("min_width")
+    divisor = None if divisor == "auto" else divisor
+    found = profiling.profile(network, shape, divisor, min_ratio, keep, least)
     problem = ""
     try:
         profiling.require_satisfiable(found, **limits)
@@ -104,7 +106,7 @@ def _merge(
         args.setdefault("in_channels", shape[0])
     trust = options.trust_factory or base.model.trust_factory
     limits = {}
-    for key in ("divisor", "min_ratio", "max_macs", "min_macs", "max_params"):
+    for key in ("divisor", "min_ratio", "keep", "min_width", "max_macs", "min_macs", "max_params"):
         flag = getattr(options, key)
         limits[key] = getattr(base.search, key) if flag is None else flag
     return dataclasses.replace(base.model, args=args, trust_factory=trust), shape, limits
@@ -139,6 +141,8 @@ def _show(name: str, found: Profile) -> None:
     for layer, reason in found.fixed.items():
         fixed.add_row(escape(layer), escape(reason))
     console.print(fixed)
+    if found.uncounted:
+        console.print(f"not counted, so that MACs are too low: {', '.join(found.uncounted)}")
     sizes = Table(title="reachable")
     for column in ("", "width ratio", "MACs", "of base", "parameters"):
         sizes.add_column(column, justify="right")

@@ -46,6 +46,7 @@ class Profile:
     minimum: Size
     centre: Size
     maximum: Size
+    uncounted: tuple[str, ...] = ()
 
 
 def profile(
@@ -53,13 +54,17 @@ def profile(
     input_shape: Sequence[int],
     divisor: int | None = None,
     min_ratio: float = 0.0,
+    keep: str = "",
+    min_width: Mapping[str, float] | None = None,
 ) -> Profile:
     """Trace `model` (left untouched) on one input of shape [C, H, W] and measure its widths.
 
-    `divisor` None is automatic. `min_ratio`: smallest share of a group's channels.
+    `divisor` None is automatic. `min_ratio`: smallest share of a group's channels. `keep`,
+    `min_width`: what stays, by glob patterns of names (see `trace` and `lattice`).
     """
-    graph = trace(model, input_shape)
-    return profile_graph(graph, lattice(graph, divisor, floor=min_ratio), min_ratio)
+    graph = trace(model, input_shape, keep=keep)
+    lat = lattice(graph, divisor, floor=min_ratio, least=min_width)
+    return profile_graph(graph, lat, min_ratio)
 
 
 def profile_graph(graph: ChannelGraph, lat: Lattice, min_ratio: float) -> Profile:
@@ -78,6 +83,7 @@ def profile_graph(graph: ChannelGraph, lat: Lattice, min_ratio: float) -> Profil
         groups=groups,
         fixed=dict(graph.fixed),
         layers=len(graph.layers),
+        uncounted=graph.uncounted,
         minimum=_size(cost, lat.low, min_ratio),
         centre=_size(cost, uniform(graph, lat, middle), middle),
         maximum=_size(cost, lat.high, 1.0),

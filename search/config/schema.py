@@ -54,6 +54,9 @@ class SearchConfig:
             should add most hypervolume), or one of Optuna's; gp is slow beyond 20 parameters.
             Where proposal is not widths, ehvi means tpe.
         min_ratio: Fewest channels of a group that may stay, as a share of its channels (0 to 1).
+        keep: Layers, groups or modules whose channels all stay, as glob patterns with commas
+            between: "stem.*,layer4"; "layer4:in" keeps what it reads, too.
+        min_width: Fewest channels by such patterns, as shares or numbers: {"stem.*": 0.5}.
         max_macs: Most MACs for one image: "60%" of the base model, "60M", "1.2G" or a plain number;
             null is no limit.
         min_macs: Fewest MACs for one image, written like max_macs; null is no limit.
@@ -98,6 +101,8 @@ class SearchConfig:
     offset_range: float = 0.5
     sampler: Literal["ehvi", "tpe", "nsga2", "nsga3", "gp", "random"] = "tpe"
     min_ratio: float = 0.1
+    keep: str = ""
+    min_width: dict[str, float] = field(default_factory=dict)
     max_macs: str | int | float | None = None
     min_macs: str | int | float | None = None
     max_params: str | int | float | None = None
@@ -229,6 +234,10 @@ class ProfileOptions:
         divisor: Widths are multiples of this, or auto; null is the configuration's.
         min_ratio: Fewest channels of a group that may stay, as a share (0 to 1); null is the
             configuration's.
+        keep: Layers, groups or modules that stay whole, as glob patterns; null is the
+            configuration's.
+        min_width: Fewest channels by such patterns, as shares or numbers: {"stem.*": 0.5}; null is
+            the configuration's.
         max_macs: Most MACs for one image, to check: "60%" of the whole, "60M" or a plain number.
         min_macs: Fewest MACs for one image, to check.
         max_params: Most parameters, to check.
@@ -240,6 +249,8 @@ class ProfileOptions:
     trust_factory: bool = False
     divisor: int | Literal["auto"] | None = None
     min_ratio: float | None = None
+    keep: str | None = None
+    min_width: dict[str, float] | None = None
     max_macs: str | int | float | None = None
     min_macs: str | int | float | None = None
     max_params: str | int | float | None = None

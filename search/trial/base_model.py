@@ -76,7 +76,7 @@ def measured_methods(search: SearchConfig) -> tuple[str, ...]:
 def problem(graph: ChannelGraph, search: SearchConfig) -> Problem:
     """The widths that this search may visit."""
     divisor = None if search.divisor == "auto" else search.divisor
-    return Problem(graph, lattice(graph, divisor, search.min_ratio))
+    return Problem(graph, lattice(graph, divisor, search.min_ratio, search.min_width))
 
 
 def prepare(
@@ -110,7 +110,7 @@ def prepare(
     refuse = partial(_refuse, config.search, check)
     net, seconds = whole_model.build(config, stored, given, train, device, say, note, refuse)
     settle(net, train.shape, device).eval()
-    graph = trace(net, train.shape)
+    graph = trace(net, train.shape, keep=config.search.keep)
     val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
     test = states.top1(net, graph, splits.test.to(device), SCORING_BATCH)
     subset = calibration(train, config.seed)
@@ -186,7 +186,7 @@ def _refuse(
     shape: tuple[int, ...],
 ) -> None:
     """UserError where no slim version of the network meets the limits."""
-    asked = problem(trace(net, shape), search)
+    asked = problem(trace(net, shape, keep=search.keep), search)
     limits.limits(search, asked)
     if check is not None:
         check(asked)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,28 @@ from pruning.graph.tracing.inputs import SMALL_SIDE, Inputs, inputs_of
 from pruning.graph.tracing.record import Place, Record
 from pruning.graph.tracing.recorder import record_of
 from pruning.graph.tracing.verification import Bench, Fault, UnsuitableError, irregular
+from pruning.graph.wishes import INPUT, chosen, patterns_of
 
 SMALL = 2**35  # weights × pixels of an image, more than there are MACs
 ROUNDS = 200
 
 
-def trace(model: nn.Module, example: Any) -> ChannelGraph:
+def trace(
+    model: nn.Module, example: Any, *, keep: str | Iterable[str] = (), seed: int = 0
+) -> ChannelGraph:
     """Trace `model` (left untouched) and check the result.
 
     example: the shape of one input [C, H, W], or a batch as the network is called: a tensor, a
     tuple of arguments, a dictionary of keyword arguments. Groups that the network's own code cannot
     run with fewer channels, or not rightly, end up in `fixed`. UserError where it cannot be run.
+    keep: layers, groups or modules whose output channels all stay, by glob patterns in a list or
+    with commas between: "stem.*,layer4"; "head:in" for what the layer reads, too.
     """
     model = opening.plain(model)
     inputs = inputs_of(model, example)
     record = _record(model, inputs)
-    graph = _verified(model, inputs, record)
+    _keep(record, group(record, inputs.shape), patterns_of(keep))
+    graph = _verified(model, inputs, record, seed)
     if graph.uncounted:
         warnings.warn(
             f"MACs of {', '.join(graph.uncounted)} are not counted; costs are too low by them",
@@ -88,14 +95,31 @@ def _record(model: nn.Module, inputs: Inputs) -> Record:
         ) from error
 
 
-def _verified(model: nn.Module, inputs: Inputs, record: Record) -> ChannelGraph:
+def _keep(record: Record, grouping: Grouping, patterns: list[str]) -> None:
+    """Fix the channels that the caller wants to stay."""
+    graph = grouping.graph
+    layers = {layer.name: layer for layer in graph.layers}
+    names = list(dict.fromkeys([*layers, *graph.index]))
+    for pattern, found in chosen(patterns, names, "keep").items():
+        for name in found:
+            if name in graph.index:
+                record.fix_labels(grouping.labels_at(graph.index[name]), f"kept by {pattern}")
+            if name in layers:
+                layer = layers[name]
+                axes = (layer.written, layer.read) if pattern.endswith(INPUT) else (layer.written,)
+                for axis in axes:
+                    labels = record.axes[layer.weight, axis]
+                    record.fix_labels(labels, f"kept by {pattern}")
+
+
+def _verified(model: nn.Module, inputs: Inputs, record: Record, seed: int) -> ChannelGraph:
     bench = _Benches(model, inputs)
     failures: Counter[tuple[str, int]] = Counter()
     for _ in range(ROUNDS):
         grouping = group(record, inputs.shape)
         if not grouping.graph.groups:
             break
-        fault = bench.fault(grouping, record, irregular(grouping.graph))
+        fault = bench.fault(grouping, record, irregular(grouping.graph, seed))
         if fault is None:
             break
         guilty = _blamed(grouping, record, fault, failures) or _bisected(grouping, record, bench)
