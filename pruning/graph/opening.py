@@ -14,16 +14,13 @@ from pruning.graph.twins import named_tensors, twin
 
 
 def opened(model: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DistributedDataParallel or torch.compile."""
+    """The network inside DataParallel, DistributedDataParallel or torch.compile.
+
+    UserError for what cannot be traced or cut.
+    """
     if not isinstance(model, nn.Module):
         raise UserError(f"{type(model).__name__} is no nn.Module; hand in the network itself")
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            break
+    model = _inside(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError("a ScriptModule cannot be cut; hand in the module it was made from")
     tensors = [*model.parameters(), *model.buffers()]
@@ -34,13 +31,23 @@ def opened(model: nn.Module) -> nn.Module:
     return model
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def plain(model: nn.Module) -> nn.Module:
     """The network with weights in place of what computes them; itself where nothing does.
 
     weight_norm, spectral_norm and other parametrisations hold for a network of one width: a copy
     has them removed, and computes the same.
     """
-    model = opened(model)
+    model = _inside(model)
     if not any(_computed(module) for module in model.modules()):
         return model
     tensors = {name: t.detach().clone() for name, t in named_tensors(model).items()}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.graph import named_tensors, surgery, tensors_in, twin
+from pruning.graph import named_tensors, plain, surgery, tensors_in, twin
 from pruning.models import files, registry
 
 FORMAT = 1
@@ -51,9 +51,9 @@ class ModelInfo:
         for name in ("input_shape", "mean", "std"):
             data[name] = tuple(data[name])
         found = cls(**data)
-        whole = (*found.input_shape, found.classes, *found.widths.values())
+        whole = (*found.input_shape, *found.widths.values(), found.classes + 1)  # 0: not known
         if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in whole):
-            raise ValueError("sizes, classes and widths are whole numbers from 1")
+            raise ValueError("sizes, classes and widths are whole numbers, and none is negative")
         if not all(isinstance(x, int | float) for x in (*found.mean, *found.std)):
             raise TypeError("means and deviations are numbers")
         kinds = ((found.model, str), (found.args, dict), (found.widths, dict), (found.extra, dict))
@@ -123,10 +123,10 @@ def _filled(
 
 def _skeleton(about: ModelInfo, trust: bool, base: nn.Module | None, device: str) -> nn.Module:
     if base is not None:
-        return copy.deepcopy(base)
+        return plain(copy.deepcopy(base))
     # initial weights must not cost the caller's seed
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        return registry.resolve(about.model, about.args, trust=trust)
+        return plain(registry.resolve(about.model, about.args, trust=trust))
 
 
 def _on_meta(model: nn.Module) -> bool:
@@ -137,11 +137,18 @@ def _on_meta(model: nn.Module) -> bool:
 
 def _check_run(model: nn.Module, about: ModelInfo) -> None:
     """ValueError or RuntimeError where rows were cut and not what reads them, or classes."""
+    if about.args.get("num_classes", about.classes) != about.classes and about.classes:
+        raise ValueError(f"num_classes {about.args['num_classes']}, {about.classes} classes")
     runs = twin(model, named_tensors(model)).eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with torch.no_grad():
         out = runs(torch.zeros(1, *about.input_shape, dtype=dtype))
-    if isinstance(out, Tensor) and out.ndim == 2 and out.shape[1] != about.classes:
+    if (
+        about.classes
+        and isinstance(out, Tensor)
+        and out.ndim == 2
+        and out.shape[1] != about.classes
+    ):
         raise ValueError(f"{out.shape[1]} outputs, {about.classes} classes")
 
 

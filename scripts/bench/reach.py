@@ -136,7 +136,7 @@ def counted(model: nn.Module, example: Any) -> float:
     """MACs for one image by torch's own counter."""
     torch.backends.mha.set_fastpath_enabled(False)
     inputs = inputs_of(model, example, images=1)
-    tensors = named_tensors(model)
+    tensors = {name: t.detach() for name, t in named_tensors(model).items()}
     shapes = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     # shapes are all that counts, unless the code asks for values
     # torch's counter watches gradients where there are any

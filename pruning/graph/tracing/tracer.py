@@ -47,7 +47,7 @@ def trace(
     keep: layers, groups or modules whose output channels all stay, by glob patterns in a list or
     with commas between: "stem.*,layer4"; "head:in" for what the layer reads, too.
     """
-    model = opening.plain(model)
+    model = opening.plain(opening.opened(model))
     inputs = inputs_of(model, example)
     record = _record(model, inputs)
     _keep(record, group(record, inputs.shape), patterns_of(keep))
@@ -62,7 +62,7 @@ def trace(
 
 def check(model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 0) -> Fault | None:
     """Compare a network cut to irregular widths with the whole one; None if they agree."""
-    model = opening.plain(model)
+    model = opening.plain(opening.opened(model))
     inputs = inputs_of(model, example)
     record = _record(model, inputs)
     unit_of = np.full(record.count, graph.units)
