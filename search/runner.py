@@ -16,7 +16,7 @@ from search.backend import base_task, cluster, final, preflight
 from search.config import Config
 from search.data import Given
 from search.frontier import correlation, points
-from search.pareto import Reference
+from search.pareto import Patience, Reference, growth
 from search.report import page
 from search.storage import Row, lock, record, results
 from search.storage import files as storage
@@ -136,6 +136,8 @@ def _drive(
     }
     record.update(place, current, status="complete", frontier=len(members), cost=cost)
     page.write(config.out)
+    if expected := growth.outlook(study.rows, record.reference(current)):
+        say(expected)
     for line in correlation.remarks(study.rows, study.cost.base_macs):
         say(line)
     failures = Counter(row.reason for row in study.rows if row.status == "failed")
@@ -188,14 +190,17 @@ def _trials(
     console: Console,
     stages: Stages,
 ) -> bool:
-    """Run trials until the budget is spent; False if the user stopped it."""
+    """Run trials until none is left to run; False if the user stopped it."""
     interrupt.check()
-    if study.finished >= config.trials and not study.waiting:
+    patience = None
+    if (trials := config.search.patience) is not None:
+        patience = Patience(trials, config.search.patience_share, reference)
+    if study.over(config.trials, patience):
         return True
     from search.backend import tuner
 
     trainable = tuner.trainable(config, base, share, stages.open_context, stages.body)
-    return tuner.run(config, trainable, study, share.slots, reference, console)
+    return tuner.run(config, trainable, study, share.slots, patience, reference, console)
 
 
 def _load_tune() -> None:

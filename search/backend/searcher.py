@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from pruning.errors import UserError
+from search.pareto import Patience
 from search.storage import STATUSES
 from search.study import Outcome, Study
 from search.trial import FATAL
@@ -28,14 +29,15 @@ class FrontierSearcher(Searcher):
     Metric and mode stay unset: Tune would demand them in every report. A ledger that cannot be
     written ends the search, and so does a report with FATAL; `error` then says why.
 
+    `patience`: ends the search sooner; what runs then is waited for, and may let it go on.
     `reasons`: by Tune's trial id, why a trial was stopped or its worker failed, where the scheduler
     or the watchdog know it; RETRY where the failure is no end yet. `exhausted`: no new feasible
     network was found.
     """
 
-    def __init__(self, study: Study, budget: int) -> None:
+    def __init__(self, study: Study, budget: int, patience: Patience | None = None) -> None:
         super().__init__()
-        self.study, self.budget = study, budget
+        self.study, self.budget, self.patience = study, budget, patience
         self.error: UserError | None = None
         self.exhausted = False
         self.reasons: dict[str, str] = {}
@@ -55,6 +57,8 @@ class FrontierSearcher(Searcher):
             return Searcher.FINISHED
         if self.study.finished + running >= self.budget and not waiting:
             return None
+        if not waiting and self.study.settled(self.patience):
+            return None if running else Searcher.FINISHED
         try:
             candidate = self.study.ask()
         except UserError as error:

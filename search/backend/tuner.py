@@ -19,7 +19,7 @@ from search.backend.progress import Progress
 from search.backend.searcher import FrontierSearcher
 from search.backend.timeout import Watchdog
 from search.config import Config
-from search.pareto import Reference
+from search.pareto import Patience, Reference
 from search.study import Study
 from search.trial import BaseModel, Body, Open
 
@@ -44,14 +44,15 @@ def run(
     trainable: Any,
     study: Study,
     slots: int,
+    patience: Patience | None,
     reference: Reference,
     console: Console,
 ) -> bool:
-    """Run trials, `slots` at a time, until the budget is spent; False if the user stopped it.
+    """Run trials, `slots` at a time, until none is left to run; False if the user stopped it.
 
     UserError where the ledger cannot be written or a worker says that no trial can succeed.
     """
-    searcher = FrontierSearcher(study, config.trials)
+    searcher = FrontierSearcher(study, config.trials, patience)
     watch = []
     if config.search.trial_timeout_s is not None:
         watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
@@ -92,7 +93,14 @@ def run(
             "the space has been searched through",
             highlight=False,
         )
-    return searcher.exhausted or (study.finished >= config.trials and not study.waiting)
+    if study.settled(patience) and study.finished < config.trials:
+        console.print(
+            f"ended after {study.finished} of {config.trials} trials: the last "
+            f"{config.search.patience} grew the hypervolume by less than "
+            f"{config.search.patience_share:.1%}",
+            highlight=False,
+        )
+    return searcher.exhausted or study.over(config.trials, patience)
 
 
 @contextmanager

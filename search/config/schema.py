@@ -75,6 +75,9 @@ class SearchConfig:
         early_stopping: off, or mo-asha: after a ninth and a third of the epochs, one trial of three
             goes on among those of about the same MACs, by non-dominated sorting. Stopped trials
             count as trials: ask for about three times as many.
+        patience: End the search once so many complete trials have grown the hypervolume by less
+            than patience_share of it; null runs all trials.
+        patience_share: See patience (0.002: by a five hundredth).
         screen: One trial of so many is fine-tuned (0: all): those that promise most new
             hypervolume by their accuracy after repair. Screened trials count as trials. Of use
             where that accuracy is well above chance (see repair); 5 is good.
@@ -112,6 +115,8 @@ class SearchConfig:
     seeds: bool = True
     stratify: bool = True
     early_stopping: Literal["off", "mo-asha"] = "off"
+    patience: int | None = None
+    patience_share: float = 0.002
     screen: int = 0
     final_points: int = 12
     final_seeds: int = 3

@@ -53,6 +53,9 @@ def _validate_search(s: SearchConfig) -> None:
     _need(0 < ratio < 1, "search.min_ratio", ratio, "a share above 0 and below 1, as in 0.1")
     _need(0 <= offset < 1, "search.offset_range", offset, "a share from 0 to below 1, as in 0.5")
     _need(s.divisor == "auto" or s.divisor >= 1, "search.divisor", s.divisor, "auto, or 1 or more")
+    wait, grow = s.patience, s.patience_share
+    _need(wait is None or wait >= 1, "search.patience", wait, "1 trial or more, or null")
+    _need(0 <= grow < 1, "search.patience_share", grow, "a share from 0 to below 1, as in 0.002")
     _need(s.screen >= 0, "search.screen", s.screen, "0 (off) or more")
     _need(s.final_points >= 0, "search.final_points", s.final_points, "0 (no limit) or more")
     _need(s.final_seeds >= 0, "search.final_seeds", s.final_seeds, "0 or more")

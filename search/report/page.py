@@ -9,9 +9,10 @@ from string import Template
 from typing import Any
 
 from pruning.models import files as uri
+from search.pareto import growth
 from search.report import charts, frontier_chart, tables
 from search.report.importance import FEWEST, importance
-from search.storage import Results, results
+from search.storage import Results, record, results
 
 NAME = "report.html"
 
@@ -77,7 +78,12 @@ def _coverage(run: Results) -> str:
         f"Hypervolume: share of the box from no MACs at perfect accuracy to the reference point "
         f"that trials dominate. Coverage: of {bins.bins} equal steps (in the square root) between "
         f"{bins.low:.1%} and {bins.high:.0%} of the base model's MACs, those with a trial."
-    )
+    ) + _outlook(run)
+
+
+def _outlook(run: Results) -> str:
+    found = growth.outlook(run.rows, record.reference(run.record))
+    return f" {found}." if found else ""
 
 
 def _methods_note(run: Results) -> str:

@@ -26,6 +26,8 @@ FREE = (
     "search.sampler",
     "search.stratify",
     "search.early_stopping",
+    "search.patience",
+    "search.patience_share",
     "search.screen",
     "search.final_points",
     "search.final_seeds",

@@ -29,6 +29,17 @@ class Seed:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """A slim network to try. `widths` is None where only the method's statistics can tell them."""
+
+    kind: str
+    method: str
+    asked_macs: int
+    widths: tuple[int, ...] | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Limits:
     """Bounds on the closed-form costs of a network; None is no bound."""
 
@@ -97,6 +108,23 @@ class Candidate:
         """The ledger's `proposal` column."""
         names = ("kind", "source", "params", "scalars", "asked_macs")
         return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def of_proposal(
+        cls, name: str, digest: str, proposal: Proposal, params: Mapping[str, Any], source: str
+    ) -> Candidate:
+        """What a proposal asks for, under a name; source: who made it, from these parameters."""
+        return cls(
+            trial_id=name,
+            arch_hash=digest,
+            kind=proposal.kind,
+            source=source,
+            method=proposal.method,
+            widths=proposal.widths,
+            scalars=dict(proposal.scalars),
+            asked_macs=proposal.asked_macs,
+            params=params,
+        )
 
     @classmethod
     def of_row(cls, row: Row) -> Candidate:

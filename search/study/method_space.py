@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from pruning.errors import UserError
 from pruning.graph import Cost, Lattice
-from search.study.candidate import Limits
+from search.study.candidate import Limits, Proposal
 from search.study.limits import mac_range, raised, within
 from search.study.width_space import (
     KIND,
@@ -18,7 +18,6 @@ from search.study.width_space import (
     RATIO,
     Distributions,
     Params,
-    Proposal,
     Widths,
     WidthSpace,
     choice,

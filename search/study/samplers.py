@@ -10,18 +10,21 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from pruning.errors import UserError
+from pruning.graph import Lattice
+from search.storage import Row
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +136,33 @@ class _NSGAII(_KnownSpace, NSGAIISampler):
 
 class _NSGAIII(_KnownSpace, NSGAIIISampler):
     pass
+
+
+def mutants(
+    lat: Lattice, parents: Sequence[Row], rng: np.random.Generator
+) -> Iterator[tuple[Row, NDArray[np.int64]]]:
+    """Widths a few steps away from members of a frontier, with the member; without end.
+
+    Lonely members are parents more often.
+    """
+    place = np.log([row.macs for row in parents])
+    gaps = np.diff(place, prepend=place[0]) + np.diff(place, append=place[-1])
+    while True:
+        first, second = rng.integers(len(parents), size=2)
+        parent = parents[first if gaps[first] > gaps[second] else second]
+        yield parent, neighbour(lat, parent.widths, rng)
+
+
+def neighbour(lat: Lattice, widths: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A width vector a few steps away: about four groups, each one or two steps up or down."""
+    vector = np.array(widths, dtype=np.int64)
+    chosen = rng.random(len(vector)) < min(0.5, 4 / len(vector))
+    chosen[rng.integers(len(vector))] = True
+    for _ in range(2):
+        step = np.where(rng.random(len(vector)) < 0.5, lat.up(vector), lat.down(vector))
+        vector = np.where(chosen, step, vector)
+        chosen &= rng.random(len(vector)) < 0.5
+    return vector
 
 
 def seed_of(*keys: int) -> int:

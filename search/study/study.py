@@ -6,6 +6,7 @@ architecture once.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 
@@ -13,14 +14,15 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from pruning.graph import Cost, Lattice
-from search.pareto import front
+from search.pareto import Patience, front
 from search.storage import Ledger, Row, arch_hash, trial_id
 from search.study import samplers
-from search.study.candidate import Candidate, Outcome, StudyOptions
+from search.study.candidate import Candidate, Outcome, Proposal, Seed, StudyOptions
 from search.study.ehvi import TRIAL_ID, WARM
 from search.study.proposer import Proposer
-from search.study.width_space import RATIO, Params, Proposal, Space, complete, neighbour
+from search.study.width_space import RATIO, Params, Space, complete
 
+MUTANTS = 256  # of the frontier, tried where the sampler finds nothing new
 INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
 
 
@@ -67,6 +69,18 @@ class Study:
     def waiting(self) -> int:
         """Failed trials that are still to be run again; the budget has room for them."""
         return len(self._failed)
+
+    def settled(self, patience: Patience | None) -> bool:
+        """Whether it has been waited long enough for something better; the seeds come first."""
+        if patience is None or not all(self._hash(seed) in self._known for seed in self._seeds):
+            return False
+        return patience.over(self.rows)
+
+    def over(self, budget: int, patience: Patience | None) -> bool:
+        """Whether no trial of the search is left to run."""
+        if self.waiting or self.running:
+            return False
+        return self.finished >= budget or self.settled(patience)
 
     def ask(self) -> Candidate | None:
         """The next network to run, first what is to run again; None where no new one was found.
@@ -143,19 +157,15 @@ class Study:
         return None
 
     def _mutated(self) -> Candidate | None:
-        """A few steps away from a member of the frontier, the lonely ones more often."""
-        rng = self._rng(self.options.tries)
+        """A few steps away from a member of the frontier."""
         parents = self._frontier() or [
             row for row in self.rows if row.widths and row.status != "infeasible"
         ]
         if not parents:
             return None
-        place = np.log([row.macs for row in parents])
-        gaps = np.diff(place, prepend=place[0]) + np.diff(place, append=place[-1])
-        for _ in range(256):
-            first, second = rng.integers(len(parents), size=2)
-            parent = parents[first if gaps[first] > gaps[second] else second]
-            widths = tuple(neighbour(self.lat, parent.widths, rng).tolist())
+        drawn = samplers.mutants(self.lat, parents, self._rng(self.options.tries))
+        for parent, vector in itertools.islice(drawn, MUTANTS):
+            widths = tuple(vector.tolist())
             if max(self._constraints(widths).values(), default=0) > 0:
                 continue
             asked = int(self.cost.macs(np.array(widths)))
@@ -188,18 +198,13 @@ class Study:
         return not violated
 
     def _candidate(self, proposal: Proposal, params: Params, source: str) -> Candidate:
-        digest = arch_hash(proposal.method, proposal.widths, self.options.recipe, proposal.scalars)
-        return Candidate(
-            trial_id=trial_id(self.next_number, digest),
-            arch_hash=digest,
-            kind=proposal.kind,
-            source=source,
-            method=proposal.method,
-            widths=proposal.widths,
-            scalars=dict(proposal.scalars),
-            asked_macs=proposal.asked_macs,
-            params=params,
-        )
+        digest = self._hash(proposal)
+        name = trial_id(self.next_number, digest)
+        return Candidate.of_proposal(name, digest, proposal, params, source)
+
+    def _hash(self, network: Proposal | Seed) -> str:
+        recipe = self.options.recipe
+        return arch_hash(network.method, network.widths, recipe, network.scalars)
 
     def _replay(self, row: Row, name: str) -> None:
         number = self.proposer.adopt(self._params(row))
@@ -233,9 +238,7 @@ class Study:
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
-        return [
-            done[i] for i in front.front(np.array([(r.macs, r.score_val) for r in done], float))
-        ]
+        return [done[i] for i in front.front(front.points_of(done))]
 
     def _sparse_share(self) -> float:
         strata = self.options.strata

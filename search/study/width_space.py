@@ -8,7 +8,6 @@ widths would concentrate near the mean (50 groups, 200 trials: 20-40 % of the MA
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,7 +20,7 @@ from optuna.distributions import (
 
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Cost, Lattice, fit
-from search.study.candidate import Limits
+from search.study.candidate import Limits, Proposal
 from search.study.limits import mac_range, raised
 
 RATIO = "ratio"
@@ -33,17 +32,6 @@ MANY_GROUPS = 20  # more offsets than this are not learnt in a few hundred trial
 Params: TypeAlias = dict[str, Any]
 Distributions: TypeAlias = dict[str, BaseDistribution]
 Widths: TypeAlias = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A slim network to try. `widths` is None where only the method's statistics can tell them."""
-
-    kind: str
-    method: str
-    asked_macs: int
-    widths: tuple[int, ...] | None = None
-    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 class Space(Protocol):
@@ -178,18 +166,6 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution)
     return isinstance(value, int | float) and distribution.low <= value <= distribution.high
-
-
-def neighbour(lat: Lattice, widths: Sequence[int], rng: np.random.Generator) -> Widths:
-    """A width vector a few steps away: about four groups, each one or two steps up or down."""
-    vector = np.array(widths, dtype=np.int64)
-    chosen = rng.random(len(vector)) < min(0.5, 4 / len(vector))
-    chosen[rng.integers(len(vector))] = True
-    for _ in range(2):
-        step = np.where(rng.random(len(vector)) < 0.5, lat.up(vector), lat.down(vector))
-        vector = np.where(chosen, step, vector)
-        chosen &= rng.random(len(vector)) < 0.5
-    return vector
 
 
 def offset_groups(graph: ChannelGraph, offsets: str) -> dict[str, list[int]]:

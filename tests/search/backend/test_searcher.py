@@ -6,14 +6,16 @@ from collections import Counter
 import pytest
 from optuna.trial import TrialState
 from ray import tune
+from ray.tune.search import Searcher
 
 from pruning.errors import UserError
 from search.backend.searcher import ALIKE, FrontierSearcher, outcome_of
+from search.pareto import Patience, front
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate, Outcome, StudyOptions
 from search.study.study import Study
 from search.study.width_space import WidthSpace
-from tests.search.spaces import network
+from tests.search.spaces import accuracy, network
 
 
 def make_study(run, **options) -> Study:
@@ -155,3 +157,38 @@ def test_outcome_of_a_last_report(result, error, expected):
     assert (outcome.status, outcome.reason) == expected
     assert outcome.score_val == result.get("score_val")
     assert isinstance(outcome, Outcome)
+
+
+def test_patience_ends_a_search_and_a_rebuilt_one_has_nothing_left_to_run(tmp_path):
+    graph, cost, _ = network("digits")
+    reference = front.reference_point(cost.base_macs, 10)
+    patience = Patience(6, 0.01, reference)
+    searcher = FrontierSearcher(make_study(tmp_path), 200, patience)
+    for number in range(200):
+        config = searcher.suggest(str(number))
+        if config == Searcher.FINISHED:
+            break
+        top1 = accuracy(graph, config["widths"])
+        report = {"status": "complete", "score_val": top1, "widths": config["widths"]}
+        searcher.on_trial_complete(str(number), report)
+    study = searcher.study
+    assert 12 < study.finished < 150 and study.settled(patience) and study.over(200, patience)
+    rebuilt = make_study(tmp_path)
+    assert rebuilt.over(200, patience)
+    assert FrontierSearcher(rebuilt, 200, patience).suggest("again") == Searcher.FINISHED
+    assert not rebuilt.over(200, None) and rebuilt.over(study.finished, None)
+
+
+def test_patience_waits_for_what_runs(tmp_path):
+    graph, cost, _ = network("digits")
+    patience = Patience(1, 0.5, front.reference_point(cost.base_macs, 10))
+    searcher = FrontierSearcher(make_study(tmp_path), 200, patience)
+    configs = [searcher.suggest(str(i)) for i in range(4)]
+    for i in (0, 1, 2):
+        widths = configs[i]["widths"]
+        report = {"status": "complete", "score_val": accuracy(graph, widths), "widths": widths}
+        searcher.on_trial_complete(str(i), report)
+    assert searcher.study.settled(patience)
+    assert searcher.suggest("4") is None, "one runs: wait"
+    searcher.on_trial_complete("3", {"status": "failed", "reason": "no luck"})
+    assert searcher.suggest("4") == Searcher.FINISHED

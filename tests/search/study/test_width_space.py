@@ -7,7 +7,8 @@ from optuna.trial import create_trial
 
 from pruning.errors import UserError
 from search.study.method_space import MethodSpace, MixedSpace
-from search.study.width_space import RATIO, WidthSpace, complete, neighbour
+from search.study.samplers import neighbour
+from search.study.width_space import RATIO, WidthSpace, complete
 from tests.search.spaces import Scalar, network
 
 SCALARS = {"cpmc": {"a": Scalar(0.0, 2.0), "b": Scalar(0.0, 2.0)}, "peel": {"a": Scalar(0.5, 1.0)}}
