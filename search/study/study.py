@@ -137,7 +137,9 @@ class Study:
             seed = self._seeds.popleft()
             asked = int(self.cost.macs(np.array(seed.widths)))
             proposal = Proposal("seed", seed.method, asked, seed.widths, seed.scalars)
-            candidate = self._candidate(proposal, self._encode(proposal), seed.name)
+            candidate = self._candidate(
+                proposal, self.space.encode(proposal.widths or (), proposal.method), seed.name
+            )
             if self._start(candidate):
                 return candidate
         return None
@@ -171,7 +173,9 @@ class Study:
             asked = int(self.cost.macs(np.array(widths)))
             scalars = parent.proposal.get("scalars", {})
             proposal = Proposal("mutation", parent.method, asked, widths, scalars)
-            candidate = self._candidate(proposal, self._encode(proposal), parent.trial_id)
+            candidate = self._candidate(
+                proposal, self.space.encode(proposal.widths or (), proposal.method), parent.trial_id
+            )
             if self._start(candidate):
                 return candidate
         return None
@@ -231,10 +235,6 @@ class Study:
             return {}
         vector = np.array(widths, dtype=np.int64)
         return self.limits.constraints(self.cost.macs(vector), self.cost.params(vector))
-
-    def _encode(self, proposal: Proposal) -> Params:
-        assert proposal.widths is not None
-        return self.space.encode(proposal.widths, proposal.method)
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
