@@ -83,10 +83,7 @@ class Study:
         return self.finished >= budget or self.settled(patience)
 
     def ask(self) -> Candidate | None:
-        """The next network to run, first what is to run again; None where no new one was found.
-
-        Infeasible and known ones are answered here, from closed forms and ledger, and never run.
-        """
+        """The next network to run, first what is to run again; None where no new one was found."""
         return self._next_failed() or self._next_seed() or self._sampled() or self._mutated()
 
     def tell(self, trial: str, outcome: Outcome) -> Row:
