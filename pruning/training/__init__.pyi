@@ -2,8 +2,10 @@ from .batch_norm import Spread as Spread
 from .batch_norm import carry_over as carry_over
 from .batch_norm import moved as moved
 from .batch_norm import recalibrate as recalibrate
+from .batch_norm import refresh as refresh
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluation_mode as evaluation_mode
 from .evaluation import mean_loss as mean_loss
+from .loop import EpochResult as EpochResult
 from .loop import finetune as finetune
 from .recipe import Recipe as Recipe

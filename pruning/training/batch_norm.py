@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.data import Batch, Batches
+from pruning.data import Batch, Batches, Images
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Keep
 from pruning.training.evaluation import evaluation_mode
+from pruning.training.recipe import Recipe
 
 NOISE = 1e-3  # of a variance: a channel that hardly varies on these images has no ratio
 
@@ -48,6 +49,17 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+
+
+def refresh(model: nn.Module, images: Images, recipe: Recipe, seed: int = 0) -> None:
+    """Measure BN anew on images as the training of `recipe` sees them: augmented, in its batches.
+
+    Running statistics lag behind weights in training: in a short one, scores with them are those
+    of another network. Some 2,000 images do; training may go on afterwards.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    batch = min(recipe.batch, len(images))
+    recalibrate(model, images.batches(batch, augment=recipe.augment, generator=generator))
 
 
 @torch.no_grad()

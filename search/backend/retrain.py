@@ -18,7 +18,7 @@ import ray
 
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
-from pruning.training import Recipe, evaluate, finetune
+from pruning.training import Recipe, evaluate
 from search import interrupt
 from search.backend import cluster
 from search.config import Config
@@ -27,12 +27,14 @@ from search.storage import files as storage
 from search.trial import (
     SCORING_BATCH,
     BaseModel,
+    Repaired,
     TrialContext,
     free,
     out_of_memory,
     save,
     seed_of,
     slim,
+    tune,
 )
 
 SAY_EVERY = 20.0  # seconds
@@ -213,9 +215,11 @@ def _attempt(work: TrialContext, row: Row, k: int, recipe: Recipe) -> Training:
     seed = seed_of(config, row.arch_hash) + 1 + k
     asked = np.array(row.widths, dtype=np.int64)
     slimmed = slim(work, row.method, asked, row.proposal.get("scalars", {}))
-    for _ in finetune(slimmed.model, work.train, recipe, seed=seed, teacher=work.model):
-        pass
     val = work.score(slimmed.model)
+    before = Repaired(slimmed.model, val)
+    for _, tuned in tune(work, slimmed.model, recipe, seed):
+        val = tuned
+    _, val = before.better(slimmed.model, val)
     test = evaluate(slimmed.model, work.test.batches(SCORING_BATCH))
     place = files.join(config.out, "finals", f"{row.trial_id}-{k}-{epochs:g}.safetensors")
     save(work, slimmed.model, slimmed.widths, place, score_val=val, score_test=test)

@@ -124,8 +124,8 @@ def prune(
     import torch
 
     from pruning import methods
-    from pruning.training import evaluate, finetune
-    from search.trial import base_model, trial
+    from pruning.training import evaluate
+    from search.trial import Repaired, base_model, trial
 
     def say(text: str) -> None:
         if not quiet:
@@ -147,11 +147,10 @@ def prune(
     slimmed = trial.slim(work, name, widths, {})
     repaired = work.score(slimmed.model)
     recipe, seconds = settings.finetune.recipe(), 0.0
-    for epoch in finetune(
-        slimmed.model, work.train, recipe, seed=settings.seed, teacher=work.model
-    ):
-        seconds += epoch.seconds
-    val = work.score(slimmed.model)
+    before, tuned = Repaired(slimmed.model, repaired), repaired
+    for epoch, score in trial.tune(work, slimmed.model, recipe, settings.seed):
+        seconds, tuned = seconds + epoch.seconds, score
+    state, val = before.better(slimmed.model, tuned)
     test = evaluate(slimmed.model, work.test.batches(base_model.SCORING_BATCH))
     if not force:
         place = _free(place)
@@ -170,6 +169,7 @@ def prune(
         "score_pruned": slimmed.pruned,
         "score_repaired": repaired,
         "score_val": val,
+        "state": state if recipe.epochs else "repaired",
         "score_test": test,
         "prepare_s": base.measured_s[name],
         "allocate_s": allocate_s,

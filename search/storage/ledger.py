@@ -37,6 +37,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_pruned", pa.float64(), "fraction, validation split, right after the cut"),
     ("score_repaired", pa.float64(), "fraction, validation split, before any gradient step"),
     ("score_val", pa.float64(), "fraction, validation split"),
+    ("state", pa.string(), "the network kept: whole | repaired | tuned"),
     ("curve", pa.list_(pa.float64()), "fraction, validation split, after each epoch"),
     ("epochs", pa.float64(), "epochs of fine-tuning"),
     ("status", pa.string(), " | ".join(STATUSES)),
@@ -100,6 +101,7 @@ class Row:
     score_pruned: float | None = None
     score_repaired: float | None = None
     score_val: float | None = None
+    state: str = ""
     curve: tuple[float, ...] = ()
     epochs: float = 0.0
     status: Status

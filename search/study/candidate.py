@@ -189,6 +189,7 @@ class Outcome:
     score_pruned: float | None = None
     score_repaired: float | None = None
     score_val: float | None = None
+    state: str = ""
     curve: tuple[float, ...] = ()
     epochs: float = 0.0
     seed: int = 0

@@ -6,6 +6,7 @@ from .base_model import SCORING_BATCH as SCORING_BATCH
 from .base_model import BaseModel as BaseModel
 from .latency import Latency as Latency
 from .memory import free as free
+from .states import Repaired as Repaired
 from .trial import FATAL as FATAL
 from .trial import Body as Body
 from .trial import Open as Open
@@ -14,3 +15,4 @@ from .trial import out_of_memory as out_of_memory
 from .trial import save as save
 from .trial import seed_of as seed_of
 from .trial import slim as slim
+from .trial import tune as tune

@@ -20,7 +20,7 @@ from pruning.errors import UserError
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files, settle
 from pruning.oneshot import Slimmed
-from pruning.training import Recipe, evaluate, finetune
+from pruning.training import EpochResult, Recipe, evaluate
 from search.config import Config
 from search.study import Candidate
 from search.trial import latency
@@ -32,6 +32,7 @@ from search.trial.base_model import (
     problem,
 )
 from search.trial.memory import free, keep_kernels
+from search.trial.states import REPAIRED, TUNED, WHOLE, Repaired, scored_epochs
 
 Report = dict[str, Any]
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
@@ -136,6 +137,22 @@ def slim(
     )
 
 
+def tune(
+    work: TrialContext, model: nn.Module, recipe: Recipe, seed: int, **settings: Any
+) -> Iterator[tuple[EpochResult, float]]:
+    """Fine-tune `model` with the base model as teacher; each epoch's result and score on val."""
+    return scored_epochs(
+        model,
+        work.train,
+        recipe,
+        work.calibration,
+        work.score,
+        seed=seed,
+        teacher=work.model,
+        **settings,
+    )
+
+
 def save(work: TrialContext, model: nn.Module, widths: np.ndarray, place: str, **extra: Any) -> str:
     """Write a slim model to its file; returns the path or URI."""
     names = (group.name for group in work.problem.graph.groups)
@@ -160,12 +177,13 @@ def _attempt(
     if (asked == work.problem.graph.widths).all():
         model, widths, epochs = work.model, asked, 0.0
         report |= dict.fromkeys(("score_pruned", "score_repaired", "score_val"), work.base.val)
+        report["state"] = WHOLE
     else:
         slimmed = slim(work, candidate.method, asked, candidate.scalars)
         model, widths, epochs = slimmed.model, slimmed.widths, recipe.epochs
         recalibrated = work.score(model)
         report |= {"score_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
-        report |= {"score_repaired": recalibrated, "score_val": recalibrated}
+        report |= {"score_repaired": recalibrated, "score_val": recalibrated, "state": REPAIRED}
     report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0, "curve": []}
     if work.limit and (slow := work.limit.violation(model)):
         spent = time.perf_counter() - began
@@ -175,13 +193,15 @@ def _attempt(
         yield report | {"wall_s": time.perf_counter() - began}
         # streams are decoded once for all trials of a machine, where their orders are one
         order = work.config.seed if isinstance(work.train, StreamSet) else None
-        passes = finetune(model, work.train, recipe, seed=seed, teacher=work.model, data_seed=order)
-        for i, epoch in enumerate(passes, start=1):
+        before = Repaired(model, report["score_val"])
+        passes = tune(work, model, recipe, seed, data_seed=order)
+        for i, (epoch, val) in enumerate(passes, start=1):
             report["finetune_s"] += epoch.seconds
-            report |= {"epochs": epoch.epoch, "score_val": work.score(model)}
-            report["curve"] = [*report["curve"], report["score_val"]]
+            report |= {"epochs": epoch.epoch, "score_val": val, "state": TUNED}
+            report["curve"] = [*report["curve"], val]
             if i < math.ceil(epochs):  # the last one reports below, with its status
                 yield report | {"wall_s": time.perf_counter() - began}
+        report["state"], report["score_val"] = before.better(model, report["score_val"])
     place = files.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
     report["checkpoint"] = save(work, model, widths, place, score_val=report["score_val"])
     yield report | {"status": "complete", "wall_s": time.perf_counter() - began}
