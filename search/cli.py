@@ -47,6 +47,10 @@ COMMANDS = {
         "export RUN [--format onnx] [--point N] [--latency] [--json]",
         "write points as ONNX or exported programs, tables, latencies, dashboards' files",
     ),
+    "data": Command(
+        "data pack SOURCE TARGET [--size 256] [--quality 90]",
+        "encode photographs once more, small, as Parquet files that train two to four times faster",
+    ),
     "submit": Command(
         "submit [--address URL] [--run] -- [CONFIG] --out RUN …",
         "run a search as a job on a Ray cluster (prints the line and what it uploads)",

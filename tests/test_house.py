@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = [path for top in ("pruning", "search") for path in sorted((ROOT / top).rglob("*.py"))]
 ROOMS = sorted({path.parent for path in MODULES})
-LONG = {"search/data/sources.py", "pruning/reconstruction/error_feedback.py"}
+LONG = {"pruning/reconstruction/error_feedback.py"}
 LONG |= {"pruning/reconstruction/covariance.py", "search/storage/ledger.py"}
 LONG |= {"search/trial/base_model.py"}  # each to be split
 

@@ -6,11 +6,13 @@ from .decoding import Encoded as Encoded
 from .decoding import View as View
 from .decoding import decode as decode
 from .decoding import fit as fit
+from .decoding import shrunk as shrunk
 from .images import Batch as Batch
 from .images import Batches as Batches
 from .images import Images as Images
 from .images import ImageSet as ImageSet
 from .images import augmentation as augmentation
+from .order import windows as windows
 from .passes import Broken as Broken
 from .passes import cores as cores
 from .sharing import Sharing as Sharing

@@ -133,3 +133,19 @@ def _scaled(box: crops.Box, whole: tuple[int, int], now: tuple[int, ...]) -> cro
     height, width = max(1, round(box.height * down)), max(1, round(box.width * right))
     top = min(round(box.top * down), now[0] - height)
     return crops.Box(top, min(round(box.left * right), now[1] - width), height, width)
+
+
+def shrunk(data: Encoded, short: int, quality: int) -> bytes:
+    """A JPEG whose shorter side is at most `short` pixels; a small JPEG as it is."""
+    image = decode(data)
+    height, width, _ = image.shape
+    if min(height, width) > short:
+        image = resize(image, *crops.resized(height, width, short), "bilinear")
+    elif bytes(data[:3]) == JPEG:
+        return bytes(data)
+    if simplejpeg is not None:
+        image = np.ascontiguousarray(image)
+        return simplejpeg.encode_jpeg(image, quality, "RGB", colorsubsampling="420")
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()

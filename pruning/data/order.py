@@ -13,7 +13,7 @@ import numpy as np
 
 from pruning.data.storage import Storage
 
-WINDOW = 96 << 20  # encoded bytes among which images are shuffled
+WINDOW = 64 << 20  # encoded bytes among which images are shuffled
 FIRST = 8 << 20  # of the first window, so that the first batch comes soon; each next has twice that
 BLOCK = 32  # images decoded as one piece of work
 

@@ -185,7 +185,7 @@ class StreamBatches(Batches):
 class _Buffers:
     """float32 memory, taken again once nobody holds it: fresh pages cost more than all else."""
 
-    def __init__(self, count: int = 3) -> None:
+    def __init__(self, count: int = 2) -> None:
         self.count = count
         self.arrays: list[np.ndarray] = []
 

@@ -1,4 +1,5 @@
 from . import given as given
+from . import packing as packing
 from . import spec as spec
 from . import splits as splits
 from .given import Given as Given

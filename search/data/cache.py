@@ -1,27 +1,55 @@
-"""Decoded pixels kept as memory-mapped .npy files, so that only the first load of a set is slow.
+"""A split as its kind of data set reads it, and decoded pixels kept as memory-mapped .npy files.
 
 They lie below $SLIMFRONT_CACHE (default ~/.cache/slimfront), in a folder whose name depends on the
 source's files and the size; it appears at once, whole, so any number of processes may load at the
-same time.
+same time, and only the first load of a set is slow.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from pruning.data import BrokenImageError, cores, decode, fit, shorter_side
+from pruning.data import BrokenImageError, Storage, cores, decode, fit, shorter_side
 from pruning.errors import UserError
-from search.data.reader import cache_folder
 from search.data.spec import DataConfig
+
+TEST_NAMES = ("test", "validation", "valid", "val")
+"""Splits that serve as test, the first that exists."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split. pixels: uint8 [N, H, W, C], or storage: to be streamed at `size`."""
+
+    labels: np.ndarray  # int64 [N]
+    classes: int
+    size: int
+    pixels: np.ndarray | None = None
+    storage: Storage | None = None
+
+
+class Reader(Protocol):
+    def require(self, split: str) -> object:
+        """UserError where there is no such split; decodes nothing."""
+
+    def read(self, split: str) -> Source: ...
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept on this machine."""
+    return Path(os.environ.get("SLIMFRONT_CACHE") or "~/.cache/slimfront").expanduser()
+
 
 CHUNK = 512  # images decoded at a time: bounds memory, keeps all threads busy
 FORMAT = 2  # of the cache; raise it when decoding changes

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from pruning.errors import UserError
-from search.data.cache import cached
-from search.data.reader import Source
+from search.data.cache import Source, cached
 from search.data.spec import stratified
 
 

@@ -10,8 +10,7 @@ from pyarrow import fs
 
 from pruning.data import FileStorage
 from pruning.errors import UserError
-from search.data.cache import cached
-from search.data.reader import TEST_NAMES, Source
+from search.data.cache import TEST_NAMES, Source, cached
 from search.data.spec import DataConfig
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm")

@@ -17,8 +17,7 @@ from pyarrow import fs
 
 from pruning.data import Encoded, patiently
 from pruning.errors import UserError
-from search.data.cache import cached
-from search.data.reader import TEST_NAMES, Source
+from search.data.cache import TEST_NAMES, Source, cached
 from search.data.spec import DataConfig
 
 FOOTERS = 16  # files whose labels are read at a time

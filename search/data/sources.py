@@ -9,10 +9,10 @@ from pyarrow import fs
 from pruning.data import Images, ImageSet, Sharing, StreamSet
 from pruning.errors import UserError
 from pruning.models import files as uri
+from search.data.cache import Reader, Source, cache_folder
 from search.data.embedded import Digits, Torchvision
 from search.data.folders import Folders
 from search.data.parquet import Parquet
-from search.data.reader import Reader, Source, cache_folder
 from search.data.spec import DataConfig, Kind
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pruning.data import Images
 from pruning.errors import UserError
 from search.data import image_size, sources
-from search.data.reader import Source
+from search.data.cache import Source
 from search.data.spec import DataConfig, kind, rule
 
 
