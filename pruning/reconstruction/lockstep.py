@@ -1,7 +1,7 @@
 """One tensor of two networks: the whole one and its cut version, batch by batch.
 
 A forward pass of the whole network on pairs runs both networks in step. Every torch function that
-meets a pair is handed to the walk that the pair belongs to (`error_feedback._Walk.call`).
+meets a pair is handed to the walk that the pair belongs to (`walk.Walk.call`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pruning.errors import UserError
+from pruning.reconstruction.filters import Filter
 from pruning.reconstruction.refit import Term
 
+LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__"}
 
 
@@ -143,10 +146,60 @@ def clipping(name: str, args: Any, kwargs: Any) -> tuple[float | None, float | N
     return None, None
 
 
-def narrowed(sizes: Any, wide: torch.Size, narrow: torch.Size) -> tuple[int, ...]:
+def _narrowed(sizes: Any, wide: torch.Size, narrow: torch.Size) -> tuple[int, ...]:
     """Sizes that the code read off the whole network's tensor, for the cut one's."""
     flat = tuple(sizes[0]) if isinstance(sizes[0], (tuple, list)) else tuple(sizes)
     if -1 in flat:
         return flat
     swap = {w: n for w, n in zip(wide[1:], narrow[1:], strict=True) if w != n}
     return (flat[0], *(swap.get(n, n) for n in flat[1:]))
+
+
+def both(walk: Walk, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The operation on both networks' tensors."""
+    pairs = list(pairs_in((args, kwargs)))
+    exact = all(pair.exact or pair.slim is pair.whole for pair in pairs)
+    whole, slim = [], []
+    for i in range(max(len(pair.whole) for pair in pairs)):
+        whole.append(run(func, side_of(args, "whole", i), side_of(kwargs, "whole", i)))
+        slim.append(whole[-1] if exact else _narrow(func, args, kwargs, i))
+    return _wrap(walk, whole, slim, exact)
+
+
+def _narrow(func: Callable[..., Any], args: Any, kwargs: Any, i: int) -> Any:
+    """The operation on the cut network's tensors, where it may have to know their sizes."""
+    own, options = side_of(args, "slim", i), side_of(kwargs, "slim", i)
+    name = getattr(func, "__name__", "")
+    if name in LAYERS:
+        given = layer_arguments(own, options)
+        return filter_of(own, options).apply(given["input"], given["weight"], given.get("bias"))
+    if name in {"view", "reshape"} and len(own) > 1:
+        own = (own[0], _narrowed(own[1:], args[0].whole[0].shape, own[0].shape))
+        func = torch.reshape
+    try:
+        return run(func, own, options)
+    except (RuntimeError, IndexError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot follow '{name}' on fewer channels ({line}); use repair none"
+        ) from error
+
+
+def _wrap(walk: Walk, whole: list[Any], slim: list[Any], exact: bool) -> Any:
+    if isinstance(whole[0], Tensor):
+        return make_pair(walk, whole, None if exact else Known(slim))
+    if isinstance(whole[0], (tuple, list)):
+        columns = zip(zip(*whole, strict=True), zip(*slim, strict=True), strict=True)
+        return type(whole[0])([_wrap(walk, list(w), list(s), exact) for w, s in columns])
+    return whole[0]
+
+
+def layer_arguments(args: Any, kwargs: Any) -> dict[str, Any]:
+    """input, weight and bias of a layer's call, however they were passed."""
+    return {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+
+
+def filter_of(args: Any, kwargs: Any) -> Filter:
+    """How a call of a layer reads its input."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return Filter.of_call(*args, **kwargs)

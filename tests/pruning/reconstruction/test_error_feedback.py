@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.graph import Keep, cut, trace
-from pruning.reconstruction import error_feedback as feedback_module
 from pruning.reconstruction.error_feedback import _images, repair
 from pruning.reconstruction.refit import Settings
+from pruning.reconstruction.walk import Walk
 from pruning.training import evaluation_mode, recalibrate
 from tests.pruning import sample_models
 
@@ -209,14 +209,14 @@ def test_a_bn_whose_input_is_read_elsewhere_is_no_part_of_the_layer(name: str) -
     slim = cut(model, graph, keep)
     batches = _batches((3, 32, 32), count=2)
     seen: list[Tensor] = []
-    force = feedback_module._Walk.force
+    force = Walk.force
 
     def watched(walk: Any, pair: Any, *clip: Any) -> None:
         force(walk, pair, *clip)
         seen[:] = pair.slim
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feedback_module._Walk, "force", watched)
+        patch.setattr(Walk, "force", watched)
         repair(slim, model, graph, keep, batches)
     made = _outputs(slim, batches)
     assert (torch.cat(seen) - made).square().mean() < 1e-6 * made.var()
