@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ from search.config import Config
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+ANSWER_S = 5.0  # for a cluster's port to answer
+LOCKED = re.compile(r"unauthenticated|authentication|auth[ _]token", re.I)
 CONTEXT = 2**30
 """Bytes of a GPU that CUDA and its libraries take for each process; PyTorch's cap is without."""
 
@@ -51,13 +55,36 @@ def connect(config: Config, **options: Any) -> None:
     defaults: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         defaults["include_dashboard"] = False
+    _check_answers(address)
     try:
         with interrupt.at_once():
             ray.init(address=address, **(defaults | options))
     except (ConnectionError, RuntimeError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
+        text = str(error).strip()
+        if LOCKED.search(text):
+            raise UserError(
+                f"the Ray cluster at {address} asks for a token; put it into ~/.ray/auth_token or "
+                "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+            ) from error
+        line = next(iter(text.splitlines()), type(error).__name__)
         raise UserError(
             f"no Ray cluster at {address} ({line}); start one or leave out resources.address"
+        ) from error
+
+
+def _check_answers(address: str) -> None:
+    """UserError where nothing listens at HOST:PORT: Ray itself would try for minutes, silently."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # local, auto, or another of Ray's own words
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
+            return
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(
+            f"no Ray cluster at {address} ({why}); start one, or leave out resources.address and "
+            "RAY_ADDRESS to run on this machine"
         ) from error
 
 

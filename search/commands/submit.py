@@ -111,12 +111,34 @@ def check_search(search: Sequence[str], folder: Path, excludes: Sequence[str]) -
                 "or --exclude"
             )
         words[words.index(source)] = str(path.relative_to(folder))
+    for key, given in (("model.weights", config.model.weights), ("data.root", config.data.root)):
+        if given is not None and is_local(given):
+            _check_uploaded(f"--{key}", given, folder, excludes)
     if is_local(config.out) and not os.path.isabs(os.path.expanduser(config.out)):
         raise UserError(
             f"--out {config.out} would be lost with the job's folder; name a URI such as "
             "s3://bucket/run, or the absolute path of a folder that all nodes mount"
         )
     return words
+
+
+def _check_uploaded(key: str, given: str, folder: Path, excludes: Sequence[str]) -> None:
+    """UserError where a file of the folder is named that stays behind."""
+    path = Path(given).expanduser().resolve()
+    sent = {file.resolve() for file, _ in upload.files(folder, excludes)}
+    if not path.is_relative_to(folder):
+        if os.path.isabs(os.path.expanduser(given)):
+            return  # of a folder that all nodes mount
+        raise UserError(
+            f"{key} {given} lies outside {folder}; name a URI such as s3://bucket/file, or the "
+            "absolute path of what all nodes mount"
+        )
+    if not any(file == path or file.is_relative_to(path) for file in sent):
+        raise UserError(
+            f"{key} {given} would not be uploaded; name a URI such as s3://bucket/file, or take "
+            "it out of .gitignore or .rayignore (write one, where there is none: *.safetensors "
+            "and *.parquet stay behind by default)"
+        )
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:

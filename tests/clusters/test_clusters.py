@@ -151,3 +151,29 @@ def test_readme_names_every_file_and_its_commands_parse() -> None:
         assert config.out.startswith(("s3://", "gs://", "/")), match[1]
         found += 1
     assert found >= 3
+
+
+def test_finding_7_11_workers_reach_the_bucket_and_nothing_else() -> None:
+    """They run others' code on spot machines: no right to start machines or hand on roles."""
+    types = read("aws")["available_node_types"]
+    roles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"] for name, kind in types.items()
+    }
+    assert roles == dict.fromkeys(roles, "slimfront-worker") | {"head": "slimfront-head"}
+    text = (FOLDER / "README.md").read_text()
+    (given,) = re.findall(r"(?s)for role in slimfront-head slimfront-worker; do(.*?)\ndone", text)
+    policy = re.search(r"--policy-name bucket --policy-document \\\n\s*'(.*?)'\n", given)
+    assert policy is not None
+    statements = yaml.safe_load(policy[1].replace("'$BUCKET'", "B"))["Statement"]
+    assert all(action.startswith("s3:") for s in statements for action in s["Action"])
+    assert {s["Resource"] for s in statements} == {"arn:aws:s3:::B", "arn:aws:s3:::B/*"}
+    others = [
+        line for line in text.splitlines() if "policy --role-name" in line and line not in given
+    ]
+    assert others, "the head's own"
+    assert all("--role-name slimfront-head" in line for line in others)
+    types = read("gcp")["available_node_types"]
+    for name in ("l4", "a100"):
+        (account,) = types[name]["node_config"]["serviceAccounts"]
+        assert account["email"].startswith("slimfront-worker@")
+        assert account["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]

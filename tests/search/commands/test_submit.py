@@ -139,3 +139,44 @@ def test_run_hands_the_line_to_ray(
     said = (tmp_path / "said").read_text().splitlines()
     assert said[:2] == ["job", "submit"]
     assert said[-4:] == ["slimfront", "search", "digits", "--out=/mnt/run"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.weights", "w.safetensors"], "--model.weights w.safetensors would not be"),
+        (["--model.weights", "../w.safetensors"], "lies outside"),
+        (["--data.name", "parquet", "--data.root", "images"], "--data.root images would not be"),
+    ],
+)
+def test_finding_7_11_files_that_stay_behind_are_refused(
+    flags: list[str], words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "w.safetensors").write_bytes(b"x")
+    (folder / "images").mkdir()
+    (folder / "images" / "train-0.parquet").write_bytes(b"x")
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=words):
+        call(folder, "--", "digits", "--out=s3://b/run", *flags)
+
+
+def test_finding_7_11_files_that_go_or_are_mounted_are_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / ".rayignore").write_text("runs/\n")
+    (folder / "w.safetensors").write_bytes(b"x")
+    call(folder, "--", "digits", "--out=s3://b/run", "--model.weights=w.safetensors")
+    call(folder, "--", "digits", "--out=s3://b/run", "--model.weights=/mnt/w.safetensors")
+
+
+@pytest.mark.parametrize("name", upload.USED)
+def test_finding_7_11_this_ray_has_what_is_used_of_it_and_another_is_told(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private.runtime_env import packaging
+
+    assert hasattr(packaging, name), "slimfront submit must learn this version of Ray"
+    monkeypatch.delattr(packaging, name)
+    with pytest.raises(UserError, match=f"another way .{name}."):
+        call(folder, "--", "digits", "--out=s3://b/run")
