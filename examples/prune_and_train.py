@@ -73,7 +73,7 @@ def main() -> None:
     print(f"whole network: test {accuracy(whole, test_x, test_y):.1%}")
 
     batches = list(zip(x.split(128), y.split(128), strict=True))
-    slim = pruning.prune(whole, batches, macs=options.macs, method="gain-curve").model
+    slim = pruning.prune(whole, batches, macs=options.macs).model
     print(f"pruned and repaired: test {accuracy(slim, test_x, test_y):.1%}")
 
     train(slim, x, y, options.epochs, lr=0.01, teacher=whole)  # the optimiser is made in there

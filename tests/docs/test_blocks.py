@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import subprocess
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+import search
+from search import api
 from search.cli import COMMANDS, main
-from search.config import loader
+from search.config import Config, loader, parser
 from search.config.parser import Parser
 from tests.docs.blocks import REPOSITORY, Block, blocks_of, command_lines, pages
 from tests.search.runs import make_rows, make_run
@@ -57,10 +60,21 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def searched(*args: Any, **options: Any) -> search.Result:
+    """What a page's search leaves, once its call has been found to fit."""
+    call = inspect.signature(api.run).bind(*args, **options)
+    known = parser.leaf_types(Config)
+    for name, value in call.arguments.get("options", {}).items():
+        keys = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+        assert not [key for key in keys if key not in known]
+    return search.open_run(str(call.arguments["out"]))
+
+
 @pytest.mark.parametrize("page", sorted(PYTHON))
 def test_python_runs(page: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page, in their order, in one namespace: as a reader types them in."""
     monkeypatch.chdir(finished_run)
+    monkeypatch.setattr(search, "run", searched)  # test_examples searches in earnest
     names: dict[str, Any] = {"__name__": "page"}
     for block in PYTHON[page]:
         code = "\n" * block.line + block.code  # tracebacks name the page's own line

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.docs.blocks import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
@@ -54,3 +56,29 @@ def test_prune_and_train(tmp_path: Path) -> None:
     assert whole > 85
     assert 30 < repaired < trained + 1
     assert trained > whole - 10
+
+
+def test_search_from_python(tmp_path: Path) -> None:
+    """The frontier's best point within the limit is loaded, and the report is written."""
+    said = run("search_from_python.py", tmp_path, "--trials", "3", "--epochs", "4", "--out", "RUN")
+    *_, point, report = said.splitlines()
+    assert re.fullmatch(r"point \d+: [\d,]+ MACs, [\d.]+% of a test batch", point)
+    assert percents(point)[0] > 50
+    assert (tmp_path / "RUN/report.html").exists()
+    assert "report.html" in report
+
+
+def test_resume_extend_and_deploy(tmp_path: Path) -> None:
+    """The second session leaves the first one's rows alone; the ONNX says what PyTorch says."""
+    said = run("resume_and_extend.py", tmp_path, "--trials", "4", "--out", "RUN").splitlines()
+    assert said[-2] == "first session: 2 trials, 2 of their files are as they were"
+    assert said[-1].startswith("second session: 2 trials, ")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (the export extra)")
+    said = run("deploy_onnx.py", tmp_path, "RUN", "--at-most", "100%").splitlines()
+    assert float(said[-1].split()[-1]) < 1e-3
+    assert list(tmp_path.glob("RUN/points/*/model.onnx"))
+
+
+def test_cluster(tmp_path: Path) -> None:
+    said = run("cluster.py", tmp_path, "--trials", "2", "--out", str(tmp_path / "RUN"))
+    assert said.splitlines()[-1] == "2 trials on 2 nodes of 1 host"
