@@ -69,7 +69,7 @@ def main() -> None:
         search={"final_seeds": 1},
     )
     table = result.frontier.to_pandas()
-    print(table[["rank", "macs", "macs_share", "params", "top1_val", "top1_test"]].to_string())
+    print(table[["rank", "macs", "macs_share", "params", "score_val", "score_test"]].to_string())
 
     point = result.choose(at_most="50%")  # the best within half of the MACs
     slim = point.load()  # an nn.Module, to deploy or to train on

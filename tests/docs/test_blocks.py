@@ -17,6 +17,7 @@ from search import api
 from search.cli import COMMANDS, main
 from search.config import Config, loader, parser
 from search.config.parser import Parser
+from search.storage.ledger import Ledger
 from tests.docs.blocks import REPOSITORY, Block, blocks_of, command_lines, pages
 from tests.search.runs import make_rows, make_run
 
@@ -57,6 +58,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with RUN, a finished run of the digits."""
     folder = tmp_path_factory.mktemp("docs")
     make_run(folder / "RUN", make_rows(6, methods=["gain-curve"]))
+    Ledger(folder / "RUN").compact()
     return folder
 
 
