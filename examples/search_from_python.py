@@ -52,6 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=15, help="of the whole network's training")
+    parser.add_argument(
+        "--at-most", default="50%", help="share of the MACs (50%%), of the point to load"
+    )
     parser.add_argument("--out", default="runs/python", help="folder or URI of the run")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -71,7 +74,7 @@ def main() -> None:
     table = result.frontier.to_pandas()
     print(table[["rank", "macs", "macs_share", "params", "score_val", "score_test"]].to_string())
 
-    point = result.choose(at_most="50%")  # the best within half of the MACs
+    point = result.choose(at_most=options.at_most)
     slim = point.load()  # an nn.Module, to deploy or to train on
     x, y = next(iter(loaders["test"]))
     with torch.no_grad():

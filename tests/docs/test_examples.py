@@ -60,7 +60,8 @@ def test_prune_and_train(tmp_path: Path) -> None:
 
 def test_search_from_python(tmp_path: Path) -> None:
     """The frontier's best point within the limit is loaded, and the report is written."""
-    said = run("search_from_python.py", tmp_path, "--trials", "3", "--epochs", "4", "--out", "RUN")
+    few = ("--trials", "2", "--epochs", "4", "--at-most", "100%")
+    said = run("search_from_python.py", tmp_path, *few, "--out", "RUN")
     *_, point, report = said.splitlines()
     assert re.fullmatch(r"point \d+: [\d,]+ MACs, [\d.]+% of a test batch", point)
     assert percents(point)[0] > 50
