@@ -78,6 +78,13 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
         model = factory(**args)
     except (TypeError, ValueError) as error:
         raise UserError(f"cannot build {spec} with {args}: {error}; check model.args") from error
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it meets
+        if source in SOURCES or isinstance(error, UserError):
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{spec} ended with {type(error).__name__}: {first}; mend the factory"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{spec} made a {type(model).__name__}; the factory must return nn.Module")
     # published weights are found by it, and a slim version tells what it was made from

@@ -65,6 +65,12 @@ def run(argv: Sequence[str], prog: str) -> None:
         raise UserError("say what to export: --format onnx (--help lists them) or --latency")
     if not options.batch or min(options.batch) < 1:
         raise UserError("--batch needs sizes of 1 or more, as in --batch 1,64")
+    chosen = select.options_of(found)
+    if options.format is None and (options.point is not None or chosen.given):
+        raise UserError(
+            "--latency times all points, so that they can be compared; leave out --point, "
+            "--at-most, --at-least and --knee"
+        )
     written: list[Record] = []
     if found["latency"] or options.format in WRITING:
         from search.storage import files as storage
@@ -75,7 +81,6 @@ def run(argv: Sequence[str], prog: str) -> None:
     if found["latency"]:
         written += _latency(found["run"], options, quiet=found["json"])
     if options.format in ("onnx", "torch-export"):
-        chosen = select.options_of(found)
         written += _models(found["run"], options, chosen, quiet=found["json"])
     elif options.format is not None:
         written += _tables(found["run"], options.format, quiet=found["json"])

@@ -15,7 +15,7 @@ LIMITS = ("max_macs", "min_macs", "max_params", "max_latency_ms")
 def validate(config: Config) -> None:
     """Raise UserError where values cannot work, alone or together. Reads no images or weights."""
     _need(config.trials >= 1, "trials", config.trials, "1 or more")
-    _need(config.seed >= 0, "seed", config.seed, "0 or more")
+    _need(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
     _need(bool(config.out.strip()), "out", repr(config.out), "a folder or URI for the run")
     _validate_search(config.search)
     _validate_limits(config.search)

@@ -312,3 +312,21 @@ def test_trained_weights_recognise_images(name: str, shared: Path) -> None:
     top1 = (guesses == torch.tensor([row["label"] for row in rows])).float().mean().item()
     # three standard errors of a mean of 400
     assert top1 == pytest.approx(float(metadata["test_top1"]) / 100, abs=0.045)
+
+
+@pytest.mark.parametrize(
+    ("spec", "args", "words"),
+    [
+        ("sys:exit", {}, "sys:exit ended with SystemExit"),
+        ("os:getlogin_", {}, "PYTHONPATH"),
+        ("json:loads", {"s": "{"}, "cannot build|ended with"),
+        ("operator:truediv", {}, "cannot build"),
+        ("os:stat", {"path": "/no/such"}, "ended with FileNotFoundError"),
+        ("os:cpu_count", {}, "must return nn.Module"),
+    ],
+)
+def test_finding_7_10_whatever_a_factory_does_is_one_line(
+    spec: str, args: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        registry.resolve(spec, args, trust=True)

@@ -71,6 +71,10 @@ def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["profile", "resnet20", "--min-macs", "900M"], "lower it"),
         (["frontier"], "RUN is missing"),
         (["frontier", "/nowhere"], "holds no run.json"),
+        (["export", "RUN", "--latency", "--point", "5"], "--latency times all points"),
+        (["export", "RUN", "--latency", "--knee"], "--latency times all points"),
+        (["search", "digits", "--seed", "1" * 23], "from 0 to 4294967295"),
+        (["prune", "digits", "--seed", "1" * 23, "--to", "x"], "from 0 to 4294967295"),
     ],
 )
 def test_bad_input_is_one_line_with_the_remedy(
