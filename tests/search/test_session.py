@@ -1,0 +1,78 @@
+"""What a session leaves in its run: finished, or put away; on real files, without Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search.backend import TrialResources
+from search.backend.final import Member
+from search.backend.retrain import Training
+from search.config.schema import Config
+from search.session import Session
+from search.storage import results
+from search.storage.ledger import Ledger
+from tests.search import runs
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Any:
+    """A session over five trials, the last of them failed, and all that it says."""
+    rows = runs.make_rows(5)
+    rows[-1] = runs.failed(rows[-1], "ValueError: broken on purpose")
+    source = Path(runs.make_run(tmp_path / "whole", rows))
+    out = Path(runs.make_run(tmp_path / "run", rows, status="running"))
+    weights = source / "points/000/model.safetensors"
+    for row in rows:  # any weights do
+        place = out / "checkpoints" / f"{row.trial_id}.safetensors"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(weights.read_bytes())
+        if row.status == "complete":
+            Ledger(out).write(replace(row, checkpoint=str(place)), replace=True)
+    rows = Ledger(out).rows()
+    study: Any = SimpleNamespace(
+        rows=rows, ledger=Ledger(out), finished=5, cost=runs.COST, close=lambda: None
+    )
+    base: Any = SimpleNamespace(
+        info=SimpleNamespace(widths={g.name: g.channels for g in runs.GRAPH.groups}),
+        val=0.95,
+        test=0.94,
+        notes=("a note",),
+    )
+    said: list[str] = []
+    record = results.read_record(str(out))
+    share = TrialResources(1.0, 0.0, 2)
+    return Session(replace(Config(), out=str(out)), base, study, share, record, said.append), said
+
+
+def test_finish_leaves_the_final_frontier_and_names_the_failures(begun: Any) -> None:
+    session, said = begun
+    best = max(session.complete, key=lambda row: row.score_val)
+    session.finish([Member(best, (Training(0, 0.9, 0.8, 1.0, 2.0, best.checkpoint),))])
+    found = results.read(session.config.out)
+    assert found.finished and [p["score_test_mean"] for p in found.points] == [0.8]
+    assert found.record["cost"]["trials"] == 5 and found.record["frontier"] == 1
+    assert Path(session.config.out, "report.html").is_file()
+    assert any("1 trial failed: ValueError" in line for line in said)
+
+
+def test_put_away_leaves_the_frontier_so_far(begun: Any) -> None:
+    session, said = begun
+    session.put_away()
+    found = results.read(session.config.out)
+    assert json.loads(Path(session.config.out, "run.json").read_text())["status"] == "interrupted"
+    assert found.points and not found.finished and found.record["exported"]
+    assert all(Path(p["checkpoint"]).is_file() for p in found.points)
+    assert "goes on from 5 finished trials" in said[-1]
+
+
+def test_introduction_says_what_is_searched_and_with_what(begun: Any) -> None:
+    session, said = begun
+    session.introduce()
+    assert said[0] == "a note" and "top-1 val 95.00%, test 94.00%" in said[1]
+    assert said[-2:] == ["going on after 5 finished trials", "2 trials at a time, each with 1 CPU"]
