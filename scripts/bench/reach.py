@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pruning
 from pruning.errors import UserError
 from pruning.graph import named_tensors, twin
-from pruning.graph.surgery import cut, resize
+from pruning.graph.surgery import cut, resize, set_numbers
 from pruning.graph.tracing.inputs import inputs_of
 from pruning.graph.tracing.tracer import check
 
@@ -213,7 +213,10 @@ def trains(slim: nn.Module, example: Any) -> bool:
 
 def loads(spec: str, slim: nn.Module, example: Any) -> bool:
     state = {name: t.clone() for name, t in slim.state_dict().items()}
-    again = resize(build(spec), state).eval()
+    again = set_numbers(resize(build(spec), state), vars(slim).get("adapted", {})).eval()
+    for name in vars(slim).get("cut_buffers", ()):
+        path, _, leaf = name.rpartition(".")
+        again.get_submodule(path)._buffers[leaf] = slim.get_buffer(name)
     from pruning.graph.tracing import tensors_in
 
     args, kwargs = inputs_of(slim, example, images=1).random(None).on("cpu")

@@ -67,9 +67,15 @@ class Record:
         return None if tensor is None else self.names.get(id(tensor))
 
     def per_image(self, total: int, *operands: Tensor | None) -> int:
-        """A count per input of the network; what no input went into happens once."""
-        shared = all(t is None or labels_of(t) is None for t in operands)
-        return total if shared else round(total / self.images)
+        """A count per input of the network; what no input went into happens once.
+
+        A code of positions that is made anew for every image has their number in front.
+        """
+        given = [t for t in operands if t is not None]
+        shared = all(labels_of(t) is None for t in given)
+        if shared and not any(t.ndim and t.shape[0] == self.images for t in given):
+            return total
+        return round(total / self.images)
 
     def layer(
         self,
