@@ -43,6 +43,10 @@ COMMANDS = {
         "prune once to a MAC target: one network, no search",
     ),
     "report": Command("report RUN", "write RUN/report.html: the run as one page"),
+    "watch": Command(
+        "watch RUN [--every 5] [--once] [--json] [--serve PORT]",
+        "follow a search from any machine that reads its folder, in a terminal or as a page",
+    ),
     "export": Command(
         "export RUN [--format onnx] [--point N] [--latency] [--json]",
         "write points as ONNX or exported programs, tables, latencies, dashboards' files",

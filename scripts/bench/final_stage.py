@@ -26,7 +26,7 @@ COUNTS = (32, 24, 16, 12)
 
 def searched(bench: Bench, seed: int) -> list[Row]:
     noisy = Surface(seed=seed)
-    study = bench.study(Variant(), seed)
+    study = bench.study(Variant(sampler="ehvi"), seed)
     while study.finished < TRIALS and (candidate := study.ask()):
         study.tell(candidate.trial_id, outcome_of(candidate, noisy.curve(candidate.widths or ())))
     return study.rows

@@ -32,7 +32,7 @@ class Variant:
     workers: trials that run at a time, any of them ending next.
     """
 
-    sampler: str | None = "ehvi"
+    sampler: str | None = "tpe"
     seeds: bool = True
     stratify: bool = True
     offsets: str = "auto"

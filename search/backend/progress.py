@@ -14,16 +14,32 @@ from rich.text import Text
 
 from search.pareto import Reference
 from search.pareto import front as pareto
+from search.storage import files, live
 from search.study import Study
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
 SHOWN = 8
+LIVE_EVERY = 2.0  # seconds between states for those who watch, on a disk ...
+LIVE_EVERY_FAR = 10.0  # ... and in an object store
 
 
 class Progress(tune.Callback):
-    """Trials done and running, best points so far, hypervolume, time left."""
+    """Trials done and running, best points so far, hypervolume, time left.
 
-    def __init__(self, study: Study, budget: int, reference: Reference, console: Console) -> None:
+    run: where `live.json` is written for those who watch from elsewhere; None writes none.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        budget: int,
+        reference: Reference,
+        console: Console,
+        run: files.Location | None = None,
+    ) -> None:
+        self.run, self.beat, self.written = run, 0, -np.inf
+        self.reports: dict[str, dict[str, Any]] = {}  # the latest of each running trial
+        self.started: dict[str, float] = {}
         self.study, self.budget, self.reference = study, budget, reference
         self.console = console
         self.began = time.monotonic()
@@ -50,11 +66,38 @@ class Progress(tune.Callback):
         self.live.stop()
         self._log(self.headline())
 
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.reports[str(trial.config.get("trial_id"))] = result
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        every = LIVE_EVERY if self.run and self.run.is_local else LIVE_EVERY_FAR
+        if self.run and time.monotonic() - self.written >= every:
+            self.written = time.monotonic()
+            live.write(self.run, self.state())
         if self.console.is_terminal:
             self.live.update(self.panel())
         elif time.monotonic() - self.logged >= LOG_EVERY:
             self._log(self.headline())
+
+    def state(self) -> live.Live:
+        """What runs now."""
+        self.beat += 1
+        now, going = time.monotonic(), self.study.running
+        self.started = {name: self.started.get(name, now) for name in going}
+        self.reports = {name: found for name, found in self.reports.items() if name in going}
+        running = []
+        for name, (candidate, _) in going.items():
+            report = self.reports.get(name, {})
+            widths = report.get("widths") or candidate.widths
+            cost = self.study.cost
+            macs = int(cost.macs(np.array(widths))) if widths else candidate.asked_macs
+            score, epochs = report.get("score_val"), float(report.get("epochs") or 0.0)
+            score = float(score) if score is not None and np.isfinite(score) else None
+            running.append(live.Running(name, macs, epochs, score, now - self.started[name]))
+        left = self._seconds_left()
+        return live.Live(self.beat, self.budget, self.study.finished, left, tuple(running))
 
     def headline(self) -> str:
         study = self.study
@@ -83,12 +126,15 @@ class Progress(tune.Callback):
             table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", f"{accuracy:.2f}", row.method)
         return Group(Text(self.headline(), style="bold"), table)
 
-    def _time_left(self) -> list[str]:
+    def _seconds_left(self) -> float | None:
         done = self.study.finished - self.done_before
         if not done or self.study.finished >= self.budget:
-            return []
-        seconds = (time.monotonic() - self.began) / done * (self.budget - self.study.finished)
-        return [f"about {duration(seconds)} left"]
+            return None
+        return (time.monotonic() - self.began) / done * (self.budget - self.study.finished)
+
+    def _time_left(self) -> list[str]:
+        seconds = self._seconds_left()
+        return [] if seconds is None else [f"about {duration(seconds)} left"]
 
     def _log(self, line: str) -> None:
         self.logged = time.monotonic()

@@ -20,6 +20,7 @@ from search.backend.searcher import FrontierSearcher
 from search.backend.timeout import Watchdog
 from search.config import Config
 from search.pareto import Patience, Reference
+from search.storage import files
 from search.study import Study
 from search.trial import BaseModel, Body, Open
 
@@ -56,9 +57,10 @@ def run(
     watch = []
     if config.search.trial_timeout_s is not None:
         watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
+    run = files.open_uri(config.out)
     with (
         tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
-        Progress(study, config.trials, reference, console) as progress,
+        Progress(study, config.trials, reference, console, run) as progress,
     ):
         tuner = Tuner(
             trainable,

@@ -1,6 +1,7 @@
 from . import checks as checks
 from . import files as files
 from . import ledger as ledger
+from . import live as live
 from . import lock as lock
 from . import record as record
 from . import results as results

@@ -172,16 +172,19 @@ class Ledger:
         storage.write_atomic(location, row.to_json().encode())
         return True
 
-    def rows(self, mend: bool = False) -> list[Row]:
+    def rows(self, mend: bool = False, known: Mapping[str, Row] | None = None) -> list[Row]:
         """All rows by trial number; unreadable files are named in a warning and left out.
 
+        known: rows by trial id that are not read again.
         mend: set such files aside, so that their trials can be written again. For the one that
         drives the run: who only reads it leaves it as it is.
         """
         files = storage.list_files(self.trials, ".json")
-        read = partial(_read, mend=mend)
+        read, known = partial(_read, mend=mend), known or {}
+        new = [file for file in files if file.name.removesuffix(".json") not in known]
         with ThreadPoolExecutor(16) as pool:  # object stores: latency, not bandwidth
-            rows = [row for row in pool.map(read, files) if row is not None]
+            rows = [row for row in pool.map(read, new) if row is not None]
+        rows += [known[n] for f in files if (n := f.name.removesuffix(".json")) in known]
         return sorted(rows, key=lambda row: (row.number, row.trial_id))
 
     def compact(self) -> storage.Location:

@@ -76,7 +76,7 @@ class StudyOptions:
         retry_failed: Run trials again that failed; their rows stay until they have ended.
     """
 
-    sampler: str = "ehvi"
+    sampler: str = "tpe"
     seeds: Sequence[Seed] = ()
     warm: Sequence[Row] = ()
     limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,73 @@
+"""RUN/live.json: what a search is doing now, for whoever watches it from elsewhere.
+
+The driver writes it every few seconds; a reader sees by its `beat` whether the driver still lives.
+No clocks are compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pruning.errors import UserError
+from search.storage import files as storage
+
+FILE = "live.json"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs: MACs for one image, epochs so far, accuracy on val (None before one)."""
+
+    trial: str
+    macs: int
+    epochs: float
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Live:
+    """`trials`: the budget; `seconds_left`: a guess, None before the first trial has ended."""
+
+    beat: int
+    trials: int
+    finished: int
+    seconds_left: float | None
+    running: Sequence[Running] = ()
+
+
+def write(run: storage.Location, live: Live) -> None:
+    """Write it if that can be done: a search does not end for want of being watched."""
+    with suppress(UserError, OSError):
+        storage.write_atomic(run / FILE, json.dumps(dataclasses.asdict(live)).encode())
+
+
+def read(run: storage.Location) -> Live | None:
+    """None where there is none, or one that is damaged."""
+    try:
+        found = json.loads(storage.read_bytes(run / FILE))
+        left = found["seconds_left"]
+        return Live(
+            beat=int(found["beat"]),
+            trials=int(found["trials"]),
+            finished=int(found["finished"]),
+            seconds_left=None if left is None else float(left),
+            running=tuple(_running(item) for item in found["running"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _running(found: dict[str, object]) -> Running:
+    top1 = found["accuracy"]
+    return Running(
+        trial=str(found["trial"]),
+        macs=int(str(found["macs"])),
+        epochs=float(str(found["epochs"])),
+        accuracy=None if top1 is None else float(str(top1)),
+        seconds=float(str(found["seconds"])),
+    )
