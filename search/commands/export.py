@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pruning.errors import UserError
-from search.config import Parser, human
+from search.config import Parser
 from search.frontier import select
 
-if TYPE_CHECKING:
-    from search.deploy import Deployed
-
 Record = dict[str, Any]
-WRITING = ("onnx", "torch-export")  # formats that take minutes to make
+WRITING = ("onnx", "onnx-fp16", "openvino", "torch-export")  # formats that take minutes to make
 
 
 @dataclass(frozen=True)
@@ -23,22 +20,31 @@ class ExportOptions:
     """What to export.
 
     Args:
-        format: onnx and torch-export write each point's model.onnx or model.pt2 beside its
-            model.safetensors, once its outputs agree with PyTorch's to 1e-4; csv and parquet write
-            the tables of frontier and trials; optuna writes RUN/optuna.journal for
-            optuna-dashboard; mlflow logs the trials at MLFLOW_TRACKING_URI.
+        format: onnx, onnx-fp16 (half precision), openvino and torch-export write each point's
+            file beside its model.safetensors, once its outputs agree with PyTorch's to 1e-4 (half
+            precision: 2e-2), and a README.txt on its use; csv and parquet write the tables of
+            frontier and trials; optuna writes RUN/optuna.journal for optuna-dashboard; mlflow logs
+            the trials at MLFLOW_TRACKING_URI.
         point: Rank of the one point to export; null exports all, or the one that --at-most,
             --at-least or --knee choose.
         batch: Batch sizes of the latencies that are measured.
         device: Where --latency measures: cpu, cuda, or auto (the GPU if there is one, which
             nothing else should use meanwhile).
+        int8_tolerance: What an --int8 file's accuracy on val may lose before it is said, as a
+            share (0.01 is one point).
         trust_factory: Allow package.module:factory, which runs that package's code (true or false).
     """
 
-    format: Literal["csv", "parquet", "onnx", "torch-export", "optuna", "mlflow"] | None = None
+    format: (
+        Literal[
+            "csv", "parquet", "onnx", "onnx-fp16", "openvino", "torch-export", "optuna", "mlflow"
+        ]
+        | None
+    ) = None
     point: int | None = None
     batch: tuple[int, ...] = (1, 64)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    int8_tolerance: float = 0.01
     trust_factory: bool = False
 
 
@@ -57,6 +63,11 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
     parser.add_dataclass(ExportOptions)
     select.add_arguments(parser)
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="with --format onnx: also model-int8.onnx, calibrated and scored on the run's images",
+    )
     parser.add_argument("--latency", action="store_true", help="measure the points' latencies")
     parser.add_argument("--json", action="store_true", help="print JSON")
     found = parser.read(argv)
@@ -71,6 +82,8 @@ def run(argv: Sequence[str], prog: str) -> None:
             "--latency times all points, so that they can be compared; leave out --point, "
             "--at-most, --at-least and --knee"
         )
+    if found["int8"] and options.format != "onnx":
+        raise UserError("--int8 belongs to --format onnx; add it, or leave out --int8")
     written: list[Record] = []
     if found["latency"] or options.format in WRITING:
         from search.storage import files as storage
@@ -80,8 +93,8 @@ def run(argv: Sequence[str], prog: str) -> None:
         storage.check_writable(storage.open_uri(found["run"]))
     if found["latency"]:
         written += _latency(found["run"], options, quiet=found["json"])
-    if options.format in ("onnx", "torch-export"):
-        written += _models(found["run"], options, chosen, quiet=found["json"])
+    if options.format in WRITING:
+        written += _models(found["run"], options, chosen, dict(found.items()))
     elif options.format is not None:
         written += _tables(found["run"], options.format, quiet=found["json"])
     if found["json"]:
@@ -102,32 +115,18 @@ def _latency(place: str, options: ExportOptions, quiet: bool) -> list[Record]:
 
 
 def _models(
-    place: str, options: ExportOptions, chosen: select.ChooseOptions, quiet: bool
+    place: str, options: ExportOptions, chosen: select.ChooseOptions, found: Mapping[str, Any]
 ) -> list[Record]:
-    """Export the points one after the other; a file that is there agrees with its model."""
-    from pruning.models import checkpoint
-    from pruning.models import files as uri
-    from search.deploy import onnx
-    from search.storage import results
+    from search.deploy import exports, formats
 
-    assert options.format is not None
-    kind = onnx.get(options.format)
+    say = _nothing if found["json"] else print
+    kind = formats.get(str(options.format))
     points = _selected(place, options.point, chosen)
-    path = results.base_checkpoint(place)
-    base = checkpoint.load(path, trust=options.trust_factory)
-    whole = onnx.deploy(base, checkpoint.info(path), kind, None, options.batch)
-    if not quiet:
-        print(f"base model as {kind.name}: {_show(whole)}")
-    written: list[Record] = [{"point": None, "file": None} | _facts(whole)]
-    for point in points:
-        rank = int(point["rank"])
-        source = results.point_checkpoint(place, rank)
-        model = checkpoint.load(source, trust=options.trust_factory)
-        target = uri.join(place, "points", f"{rank:03d}", kind.file)
-        done = onnx.deploy(model, checkpoint.info(source), kind, target, options.batch)
-        if not quiet:
-            print(f"point {rank}, {human(point['macs'])} MACs: {_show(done, whole)}\n  {target}")
-        written.append({"point": rank, "file": target} | _facts(done))
+    trust, batches = options.trust_factory, options.batch
+    written = exports.models(place, kind, points, batches, trust=trust, say=say)
+    if found["int8"]:
+        lost = options.int8_tolerance
+        written += exports.quantised(place, points, written, batches, tolerance=lost, say=say)
     return written
 
 
@@ -177,21 +176,6 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
     if not quiet:
         print(", ".join(files) + hint)
     return [{"file": name} for name in files]
-
-
-def _show(done: Deployed, base: Deployed | None = None) -> str:
-    share = f" ({done.bytes / base.bytes:.0%} of base)" if base else ""
-    parts = [f"{done.bytes / 1e6:.3g} MB{share}"]
-    for i, time in enumerate(done.latencies):
-        ratio = f", {base.latencies[i].median_ms / time.median_ms:.2f}x" if base else ""
-        parts.append(f"batch {time.batch}: {time.median_ms:.3g} ± {time.iqr_ms:.2g} ms{ratio}")
-    return "; ".join([*parts, f"agrees to {done.deviation:.0e}"])
-
-
-def _facts(done: Deployed) -> Record:
-    times = {f"latency_ms_b{t.batch}": t.median_ms for t in done.latencies}
-    times |= {f"latency_iqr_ms_b{t.batch}": t.iqr_ms for t in done.latencies}
-    return {"bytes": done.bytes, "deviation": done.deviation} | times
 
 
 def _nothing(text: str) -> None:

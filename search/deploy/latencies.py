@@ -41,11 +41,17 @@ def measure(
         columns.append(_columns(results.point_checkpoint(place, rank), batches, device, trust))
         say(f"point {rank}: {_show(columns[-1])}")
     timed = add_columns(table, columns[1:], columns[0])
-    sink = pa.BufferOutputStream()
-    pq.write_table(timed, sink)
-    files.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
-    files.write_atomic(run / "frontier.csv", export.to_csv(timed))
+    store(place, timed)
     return timed
+
+
+def store(place: str, table: pa.Table) -> None:
+    """Write a frontier's table with columns added, as frontier.parquet and frontier.csv."""
+    run = files.open_uri(place)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    files.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
+    files.write_atomic(run / "frontier.csv", export.to_csv(table))
 
 
 def add_columns(

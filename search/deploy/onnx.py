@@ -1,9 +1,8 @@
-"""Points as ONNX files and exported programs, each run and compared before it gets its name."""
+"""Points as files to deploy, each run and compared before it gets its name; ONNX among them."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -27,7 +26,6 @@ TOLERANCE = 1e-4  # of the largest output
 BATCHES = (1, 3)  # neither is the batch of the tracing
 TRACED = 2
 INPUT, OUTPUT = "images", "logits"
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """Logits float [N, classes] of normalised images float [N, C, H, W], by the exported file."""
@@ -41,6 +39,11 @@ class Format:
     file: str
     write: Callable[[nn.Module, ModelInfo, str], None]
     open: Callable[[str], Runner]
+    packages: tuple[str, ...] = ()
+    extra: str = ""  # of slimfront, which brings the packages
+    tolerance: float = TOLERANCE  # of the largest output
+    beside: tuple[str, ...] = ()  # further files that belong to the first
+    use: str = ""  # three lines of Python: the file to logits
 
 
 @dataclass(frozen=True)
@@ -57,32 +60,35 @@ def deploy(
     model: nn.Module,
     info: ModelInfo,
     kind: Format,
-    place: str | None,
+    folder: str | None,
     batches: tuple[int, ...] = (1,),
 ) -> Deployed:
-    """Export a model in eval mode on the CPU, compare, measure; only then write it to `place`.
+    """Export a model in eval mode on the CPU, compare, measure; only then write it to `folder`.
 
-    `place` None: nothing is left, only measured. Batch size stays free. UserError where the model
-    cannot be exported or the file's outputs differ by more than `TOLERANCE`; no file then.
+    `folder` None: nothing is left, only measured. Batch size stays free. UserError where the model
+    cannot be exported or the file's outputs differ by more than its tolerance; no file then.
     """
     with tempfile.TemporaryDirectory(prefix="slimfront-") as scratch:
         path = os.path.join(scratch, kind.file)
-        with _quiet():
+        with quiet():
             _write(kind, model, info, path)
             run = kind.open(path)
         deviation = compare(model, run, info.input_shape)
-        if not deviation <= TOLERANCE:
+        if not deviation <= kind.tolerance:
             raise UserError(
                 f"{kind.name} of {info.model} differs from PyTorch by {deviation:.1e} of the "
-                f"largest output, more than {TOLERANCE:.0e}; nothing was written, try another "
+                f"largest output, more than {kind.tolerance:.0e}; nothing was written, try another "
                 "--format"
             )
-        times = tuple(_latency(run, info.input_shape, batch) for batch in batches)
-        size = os.path.getsize(path)
-        if place is not None:
-            with open(path, "rb") as file:
-                files.write(place, file.read())
-    return Deployed(place or "", size, deviation, times)
+        times = tuple(time(run, info.input_shape, batch) for batch in batches)
+        made = [path, *(os.path.join(scratch, name) for name in kind.beside)]
+        size = sum(map(os.path.getsize, made))
+        if folder is not None:
+            for each in reversed(made):  # the one that is asked for is there last
+                with open(each, "rb") as file:
+                    files.write(files.join(folder, os.path.basename(each)), file.read())
+    place = "" if folder is None else files.join(folder, kind.file)
+    return Deployed(place, size, deviation, times)
 
 
 def compare(model: nn.Module, run: Runner, shape: tuple[int, ...]) -> float:
@@ -102,17 +108,6 @@ def compare(model: nn.Module, run: Runner, shape: tuple[int, ...]) -> float:
     return worst
 
 
-def get(name: str) -> Format:
-    """The format of `--format`. UserError where its packages are missing."""
-    if name == "onnx":
-        missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"ONNX needs {', '.join(missing)}; pip install 'slimfront[export]' brings it"
-            )
-    return FORMATS[name]
-
-
 def _write(kind: Format, model: nn.Module, info: ModelInfo, path: str) -> None:
     try:
         kind.write(model, info, path)
@@ -123,12 +118,12 @@ def _write(kind: Format, model: nn.Module, info: ModelInfo, path: str) -> None:
         ) from error
 
 
-def _write_onnx(model: nn.Module, info: ModelInfo, path: str) -> None:
+def write_onnx(model: nn.Module, info: ModelInfo, path: str) -> None:
     import onnx
 
     program = torch.onnx.export(
         model,
-        (_example(info),),
+        (example(info),),
         input_names=[INPUT],
         output_names=[OUTPUT],
         dynamic_shapes=({0: Dim("batch")},),
@@ -152,7 +147,7 @@ def _forget_origin(graph: Any) -> None:
         part.ClearField("metadata_props")
 
 
-def _open_onnx(path: str) -> Runner:
+def open_onnx(path: str) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -162,42 +157,17 @@ def _open_onnx(path: str) -> Runner:
     return lambda images: np.asarray(session.run([OUTPUT], {INPUT: images})[0])
 
 
-def _write_program(model: nn.Module, info: ModelInfo, path: str) -> None:
-    shapes = ({0: Dim("batch")},)
-    program = torch.export.export(model, (_example(info),), dynamic_shapes=shapes)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    torch.export.save(program, path, extra_files={"info.json": info.to_json()})
-
-
-def _open_program(path: str) -> Runner:
-    module: Any = torch.export.load(path).module()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            logits: Tensor = module(torch.from_numpy(images))
-        return logits.numpy()
-
-    return run
-
-
-FORMATS = {
-    "onnx": Format("onnx", "model.onnx", _write_onnx, _open_onnx),
-    "torch-export": Format("torch-export", "model.pt2", _write_program, _open_program),
-}
-
-
-def _example(info: ModelInfo) -> Tensor:
+def example(info: ModelInfo) -> Tensor:
     return torch.zeros(TRACED, *info.input_shape)
 
 
-def _latency(run: Runner, shape: tuple[int, ...], batch: int) -> Latency:
+def time(run: Runner, shape: tuple[int, ...], batch: int) -> Latency:
     images = np.zeros((batch, *shape), dtype=np.float32)
     return latency.of_call(lambda: run(images), batch)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporters' progress and remarks are not for the user; errors still pass."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]

@@ -16,6 +16,7 @@ from torch import nn
 from pruning.errors import UserError
 from pruning.models import checkpoint
 from search.cli import main
+from search.deploy import formats
 from search.deploy import onnx as deploy
 from search.deploy.onnx import Format
 from search.trial import latency
@@ -41,7 +42,7 @@ def point(run: Path, rank: int = 0) -> nn.Module:
 
 
 def onnx_needed() -> None:
-    for name in deploy.ONNX_PACKAGES:
+    for name in formats.ONNX_PACKAGES:
         pytest.importorskip(name)
 
 
@@ -114,7 +115,7 @@ def test_what_cannot_be_exported_says_so(run: Path, tmp_path: Path) -> None:
 
     info = checkpoint.info(run / "base.safetensors")
     with pytest.raises(UserError, match="digits cannot be exported as torch-export") as caught:
-        deploy.deploy(Branching(), info, deploy.get("torch-export"), str(tmp_path / "m.pt2"))
+        deploy.deploy(Branching(), info, formats.get("torch-export"), str(tmp_path))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
