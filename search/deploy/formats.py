@@ -45,11 +45,13 @@ def usage(kind: Format, info: ModelInfo) -> str:
 def _write_half(model: nn.Module, info: ModelInfo, path: str) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     write_onnx(model, info, path)
-    half = convert_float_to_float16(onnx.load(path), keep_io_types=True)
-    onnx.checker.check_model(half, full_check=True)
-    onnx.save(half, path)
+    half = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
+    half.topological_sort()  # the casts of input and output come last
+    onnx.checker.check_model(half.model, full_check=True)
+    onnx.save(half.model, path)
 
 
 def _write_openvino(model: nn.Module, info: ModelInfo, path: str) -> None:
