@@ -74,7 +74,7 @@ def quantised(
 
 
 def _has_test(point: Record) -> bool:
-    return any(point.get(name) is not None for name in ("score_test_mean", "top1_test"))
+    return point.get("score_test_mean") is not None
 
 
 def _show(done: Deployed, base: Deployed | None = None) -> str:
