@@ -54,6 +54,8 @@ def settings(out: str) -> Config:
             f"--trials={TRIALS}",
             "--base.epochs=0.05",
             "--search.method=uniform,cpmc",
+            "--search.sampler=ehvi",
+            "--search.patience=4",  # the seeds come first, and here they are all there is
             f"--search.trial_timeout_s={TIMEOUT_S}",
         ]
     )

@@ -23,6 +23,7 @@ import pytest
 from pruning.errors import UserError
 from search.backend import timeout
 from search.backend.searcher import FrontierSearcher
+from search.report import watching
 from search.storage import files, results
 from search.storage.ledger import Ledger
 from search.study.factory import make_study
@@ -237,6 +238,10 @@ def test_drill(tmp_path: Path, temp: str) -> None:
         driver.wait()
         # what belonged to the dead driver's Ray goes with it: drivers that die do not pile up
         wait_for("the end of Ray's processes", lambda: not of_ray(temp))
+        if (out / "run.json").exists():  # whoever watches sees what there is, and changes nothing
+            before = {row.trial_id: row for row in Ledger(out).rows()}
+            view = watching.Watcher(str(out)).look()
+            assert {row.trial_id: row for row in view.rows} == before and view.headline()
     survived = {row.trial_id: row for row in Ledger(out).rows()}
     finish(out, marks, temp)
 
