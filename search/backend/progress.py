@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.backend import final
+from search.config import Config
 from search.pareto import Reference
 from search.pareto import front as pareto
-from search.storage import files, live
+from search.storage import Row, files, live
 from search.study import Study
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
 SHOWN = 8
 LIVE_EVERY = 2.0  # seconds between states for those who watch, on a disk ...
 LIVE_EVERY_FAR = 10.0  # ... and in an object store
+BETWEEN = 0.1  # seconds from the end of a trial to the next one's begin
+GROWTH = 0.6  # a frontier grows with this power of the trials
 
 
 class Progress(tune.Callback):
@@ -36,14 +41,15 @@ class Progress(tune.Callback):
         reference: Reference,
         console: Console,
         run: files.Location | None = None,
+        left: Callable[[Sequence[Row]], float | None] = lambda rows: None,
     ) -> None:
+        """left: seconds that the run still takes, by the rows so far."""
         self.run, self.beat, self.written = run, 0, -np.inf
         self.reports: dict[str, dict[str, Any]] = {}  # the latest of each running trial
         self.started: dict[str, float] = {}
         self.study, self.budget, self.reference = study, budget, reference
         self.console = console
-        self.began = time.monotonic()
-        self.done_before = study.finished
+        self.left = left
         self.logged = -np.inf
         # what else writes goes past the panel: Ray's words to its log (ray_log), not into it
         self.live = Live(
@@ -127,10 +133,7 @@ class Progress(tune.Callback):
         return Group(Text(self.headline(), style="bold"), table)
 
     def _seconds_left(self) -> float | None:
-        done = self.study.finished - self.done_before
-        if not done or self.study.finished >= self.budget:
-            return None
-        return (time.monotonic() - self.began) / done * (self.budget - self.study.finished)
+        return None if self.study.finished >= self.budget else self.left(self.study.rows)
 
     def _time_left(self) -> list[str]:
         seconds = self._seconds_left()
@@ -146,3 +149,42 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def seconds_left(rows: Sequence[Row], config: Config, slots: int) -> float | None:
+    """Seconds until the frontier is there; None before any network has been trained.
+
+    rows: of the trials that ended. The base model's own trial, which takes no time, does not count.
+    """
+    timed = [row for row in rows if row.wall_s > 0 and (row.epochs > 0 or row.status != "complete")]
+    trained = [row for row in timed if row.epochs > 0]
+    if not trained and config.finetune.epochs > 0:
+        return None
+    if not timed:
+        timed = trained = [row for row in rows if row.prune_s > 0]
+    if not timed:
+        return None
+    to_come = max(0, config.trials - len(rows)) * (_mean([r.wall_s for r in timed]) + BETWEEN)
+    return (to_come + _final(rows, trained or timed, config)) / max(1, min(slots, config.trials))
+
+
+def _final(rows: Sequence[Row], trained: Sequence[Row], config: Config) -> float:
+    """Seconds of all final trainings, one after another."""
+    search = config.search
+    if not search.final_seeds:
+        return 0.0
+    complete = [row for row in rows if row.status == "complete"]
+    members = len(pareto.front(pareto.points_of(complete)))
+    members = round(members * max(1.0, config.trials / max(1, len(rows))) ** GROWTH)
+    members = min(members, search.final_points or members, config.trials)
+    # each is trained so often, and up to final_seeds times where neighbours overlap
+    often = (min(final.ALL, search.final_seeds) + search.final_seeds) / 2
+    epochs = _mean([row.epochs for row in trained])
+    longer = (search.final_epochs or config.finetune.epochs) / epochs - 1 if epochs else 0.0
+    once = _mean([row.wall_s for row in trained])
+    once += longer * _mean([row.finetune_s for row in trained])
+    return members * often * max(0.0, once)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0

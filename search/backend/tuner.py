@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -15,7 +16,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from rich.console import Console
 
 from search.backend import cluster, scheduler, worker
-from search.backend.progress import Progress
+from search.backend.progress import Progress, seconds_left
 from search.backend.searcher import FrontierSearcher
 from search.backend.timeout import Watchdog
 from search.config import Config
@@ -58,9 +59,10 @@ def run(
     if config.search.trial_timeout_s is not None:
         watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
     run = files.open_uri(config.out)
+    left = partial(seconds_left, config=config, slots=slots)
     with (
         tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
-        Progress(study, config.trials, reference, console, run) as progress,
+        Progress(study, config.trials, reference, console, run, left) as progress,
     ):
         tuner = Tuner(
             trainable,

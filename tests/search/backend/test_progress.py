@@ -1,0 +1,59 @@
+"""Time left: right within a factor of 1.5 from a tenth of the run on (finding 8.10)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from search.backend import final
+from search.backend import progress as estimate
+from search.config.schema import Config
+from search.pareto import front
+from search.storage.ledger import Row
+from tests.search.runs import make_rows
+
+
+def timeline(trials: int, seed: int, repair_s: float, epoch_s: float) -> list[Row]:
+    """The base model in no time, then networks whose times grow with their MACs, with noise."""
+    rng, rows = np.random.default_rng(seed), make_rows(trials, seed)
+    most = max(row.macs for row in rows)
+    found = [replace(rows[0], epochs=0.0, wall_s=0.005, finetune_s=0.0)]
+    for row in rows[1:]:
+        noise = float(np.exp(rng.normal(0, 0.2)))
+        train = row.epochs * epoch_s * (0.4 + 0.6 * row.macs / most) * noise
+        found.append(replace(row, prune_s=repair_s, finetune_s=train, wall_s=repair_s + train))
+    return found
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8])
+@pytest.mark.parametrize(("seeds", "final_epochs"), [(0, None), (1, None), (3, None), (3, 8.0)])
+@pytest.mark.parametrize("trials", [40, 100, 200])
+def test_finding_8_10_time_left_comes_true(
+    slots: int, seeds: int, final_epochs: float | None, trials: int
+) -> None:
+    base = Config()
+    search = replace(base.search, final_seeds=seeds, final_epochs=final_epochs)
+    recipe = replace(base.finetune, epochs=2.0)
+    config = replace(base, trials=trials, search=search, finetune=recipe)
+    rows = timeline(trials, seed=trials, repair_s=1.0, epoch_s=3.0)
+    members = [rows[i] for i in front.front(front.points_of(rows))][: search.final_points]
+    often = (min(final.ALL, seeds) + seeds) / 2
+    ratio = (final_epochs or 2.0) / 2.0
+    finals = often * sum(row.prune_s + row.finetune_s * ratio for row in members)
+    for done in (trials // 10, trials // 3, trials // 2):
+        truth = (sum(row.wall_s for row in rows[done:]) + finals) / slots
+        found = estimate.seconds_left(rows[:done], config, slots)
+        assert found is not None
+        assert truth / 1.5 < found < truth * 1.5, (done, found, truth)
+
+
+def test_finding_8_10_the_bases_trial_does_not_count() -> None:
+    rows = timeline(10, seed=0, repair_s=1.0, epoch_s=3.0)
+    search = replace(Config().search, final_seeds=0)
+    config = replace(Config(), trials=10, search=search)
+    assert estimate.seconds_left(rows[:1], config, 1) is None
+    each = (rows[1].wall_s + rows[2].wall_s) / 2 + estimate.BETWEEN
+    assert estimate.seconds_left(rows[:3], config, 1) == pytest.approx(7 * each)
+    assert estimate.seconds_left(rows[:3], config, 2) == pytest.approx(7 * each / 2)
