@@ -70,6 +70,12 @@ def connect(config: Config, **options: Any) -> None:
         raise UserError(
             f"no Ray cluster at {address} ({line}); start one or leave out resources.address"
         ) from error
+    except Exception as error:  # Ray raises a bare one where a machine is too busy to start it
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError(
+            "Ray did not start on this machine in time; give the command again once it is less busy"
+        ) from error
 
 
 def _check_answers(address: str) -> None:

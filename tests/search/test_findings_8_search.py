@@ -202,3 +202,20 @@ def test_finding_8_12_words_are_explained_where_they_stand(
     assert main(["frontier", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "the knee, where more MACs begin to bring little accuracy" in text
+
+
+def test_a_machine_too_busy_to_start_ray_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    from pruning.errors import UserError
+    from search.backend import cluster
+
+    def busy(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", busy)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="Ray did not start on this machine in time"):
+        cluster.connect(Config())
