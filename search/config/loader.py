@@ -90,7 +90,9 @@ def make_parser(source: str, prog: str) -> Parser:
     parser.add_dataclass(Config)
     parser.read_tree(tree, source)  # what is wrong in the file is reported as the file's
     out = f"runs/{Path(source).stem}" if source else Config.out
-    parser.set_defaults({"out": out} | dict(walk(tree, leaf_types(Config))))
+    # a key with nothing after it is as good as left out
+    given = {key: value for key, value in walk(tree, parser.types) if value is not None}
+    parser.set_defaults({"out": out} | given)
     return parser
 
 

@@ -219,3 +219,12 @@ def test_a_machine_too_busy_to_start_ray_says_so_in_one_line(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(UserError, match="Ray did not start on this machine in time"):
         cluster.connect(Config())
+
+
+@pytest.mark.parametrize("key", ["out", "trials", "seed"])
+def test_a_key_with_nothing_after_it_has_its_default(key: str, tmp_path: Path) -> None:
+    """Found by the fuzz: out was None, and its check raised."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{key}:\nmodel: {{name: resnet20}}\n")
+    found = getattr(loader.parse([str(file)])[1], key)
+    assert found == ("runs/mine" if key == "out" else getattr(Config(), key))
