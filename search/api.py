@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from search.config.schema import Config
-    from search.data.given import Given
+    from search.config import Config
+    from search.data import Given
     from search.result import Result
 
 Images = tuple[Any, Any, Any]
@@ -128,8 +128,7 @@ def _result(config: Config, given: Given | None) -> Result:
 
 def _config(model: Any, images: Images, options: Mapping[str, Any]) -> Config:
     """The configuration that a call means; its local paths are absolute."""
-    from search.config import loader
-    from search.config.schema import Config
+    from search.config import Config, loader
     from search.data import USER
 
     network, name = _is_network(model), ""

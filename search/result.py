@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search.frontier import pictures, select
+from search.storage import Results, results, to_table
 from search.storage import files as storage
-from search.storage import results
-from search.storage.ledger import to_table
-from search.storage.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

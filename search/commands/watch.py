@@ -15,7 +15,7 @@ from search.config import Parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.report.watching import Watcher
+    from search.report import Watcher
 
 
 def run(argv: Sequence[str], prog: str) -> None:
@@ -45,7 +45,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     from rich.console import Console
     from rich.live import Live as Display
 
-    from search.report.watching import Watcher, panel
+    from search.report import Watcher, panel
 
     watcher = Watcher(found["run"])
     view, console = watcher.look(), Console()
@@ -67,12 +67,12 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 def serve(watcher: Watcher, port: int, every: float, console: Console) -> None:
     """Serve the run as a page on this machine's own address, until interrupted."""
-    from search.report.watching import page
+    from search.report import live_page
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             try:
-                body, code = page(watcher.look(), every), 200
+                body, code = live_page(watcher.look(), every), 200
             except UserError as error:
                 body, code = f"<p>{html.escape(str(error))}</p>", 404
             self.send_response(code)

@@ -3,11 +3,11 @@ from . import notation as notation
 from . import quantity as quantity
 from . import validation as validation
 from .parser import Parser as Parser
+from .profile_options import ProfileOptions as ProfileOptions
 from .quantity import human as human
 from .schema import Config as Config
 from .schema import DataConfig as DataConfig
 from .schema import ModelConfig as ModelConfig
-from .schema import ProfileOptions as ProfileOptions
 from .schema import SearchConfig as SearchConfig
 from .validation import is_local as is_local
 from .validation import method_names as method_names

@@ -6,3 +6,4 @@ from .given import Given as Given
 from .spec import KINDS as KINDS
 from .spec import USER as USER
 from .spec import DataConfig as DataConfig
+from .splits import Splits as Splits

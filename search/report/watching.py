@@ -135,7 +135,7 @@ def panel(view: View) -> Group:
     return Group(head, points, *([running] if view.running else []), *map(Text, view.notes()))
 
 
-def page(view: View, every: float) -> str:
+def live_page(view: View, every: float) -> str:
     """The view as HTML that asks for itself again; a run that has ended is not asked for."""
     console = Console(record=True, width=110, file=io.StringIO())
     console.print(panel(view))

@@ -10,6 +10,7 @@ from .ledger import Ledger as Ledger
 from .ledger import Row as Row
 from .ledger import Status as Status
 from .ledger import arch_hash as arch_hash
+from .ledger import to_table as to_table
 from .ledger import trial_id as trial_id
 from .results import Point as Point
 from .results import Results as Results

@@ -15,9 +15,8 @@ from pruning.graph import ChannelGraph, lattice, trace
 from pruning.methods import Problem, State
 from pruning.models import ModelInfo, checkpoint, files, settle
 from search.config import Config, SearchConfig, method_names
-from search.data import Given
+from search.data import Given, Splits
 from search.data import splits as data
-from search.data.splits import Splits
 from search.study import PATH, limits
 from search.trial import base_cache as states
 from search.trial import whole_model

@@ -95,11 +95,11 @@ def test_a_driver_that_is_silent_is_named(place: str, monkeypatch: pytest.Monkey
 
 def test_the_page_refreshes_itself_until_the_run_has_ended(place: str) -> None:
     view = watching.Watcher(place).look()
-    shown = watching.page(view, 5.0)
+    shown = watching.live_page(view, 5.0)
     assert '<meta http-equiv="refresh" content="5">' in shown and "<circle" in shown
     assert "00020-abc" in shown and "<script" not in shown
     over = watching.View(place, view.record | {"status": "complete"}, view.rows, None, 0.0)
-    assert "http-equiv" not in watching.page(over, 5.0)
+    assert "http-equiv" not in watching.live_page(over, 5.0)
 
 
 def test_the_page_is_served(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
