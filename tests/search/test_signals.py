@@ -110,7 +110,7 @@ def _moment(out: Path, delay: float, more: int) -> Callable[[], bool]:
     return lambda: time.monotonic() > at
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_finding_7_9_signals_at_random_moments(tmp_path: Path) -> None:
     """Forty strikes at one run; then it ends, with each trial once."""
     out, seed = tmp_path / "run", int(os.environ.get("SLIMFRONT_DRILL_SEED", "0"))

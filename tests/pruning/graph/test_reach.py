@@ -22,7 +22,7 @@ TIMM_LARGER = """res2net50_26w_4s cspdarknet53 dla34 skresnet18 ghostnet_100 hrn
     mobilevit_xxs repvgg_a0""".split()
 EXACT_TO = 1e-3  # of torch's own count
 OWN = ("digits", "resnet20", "vgg16_bn", "mobilenet_v2", "densenet40")
-SLOW = pytest.mark.slow(reason="a second or more each")
+SLOW = pytest.mark.nightly(reason="a second or more each")
 
 
 def cases() -> list[Any]:

@@ -19,9 +19,8 @@ from PIL import Image
 from pruning.models import resolve
 from search.commands.compare import CompareOptions
 from search.commands.export import ExportOptions
-from search.config import loader
+from search.config import Config, ProfileOptions, loader
 from search.config.parser import leaf_types
-from search.config.schema import Config, ProfileOptions
 from tests.search.fuzz import damage
 from tests.search.fuzz.damage import Rng
 from tests.search.runs import make_rows, make_run

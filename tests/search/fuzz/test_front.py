@@ -1,6 +1,6 @@
 """A fuzz of the front: no traceback, one line, nothing written outside RUN, whatever comes in.
 
-Issue 14: 500 cases in CI, 10,000 in the slow tests. SLIMFRONT_FUZZ=SEED:COUNT runs others.
+Issue 14: 500 cases in CI, 10,000 in the nightly ones. SLIMFRONT_FUZZ=SEED:COUNT runs others.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_the_front_survives_a_fuzz(tmp_path: Path) -> None:
     assert len(outcomes) >= min(8, int(count))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("light")
 def test_the_front_survives_a_long_fuzz(tmp_path: Path) -> None:
     """Ten thousand cases take a quarter of an hour."""
