@@ -82,6 +82,8 @@ def _coverage(run: Results) -> str:
 
 
 def _outlook(run: Results) -> str:
+    if "reference_point" not in run.record:
+        return ""
     found = growth.outlook(run.rows, record.reference(run.record))
     return f" {found}." if found else ""
 

@@ -27,6 +27,10 @@ def number(value: Any) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
+def _number_or_nan(value: Any) -> bool:
+    return number(value) or value != value
+
+
 def text(value: Any) -> bool:
     """Text that a file can hold: JSON can also spell halves of characters."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
@@ -149,6 +153,8 @@ def table_faults(table: pa.Table, checks: Mapping[str, Check]) -> list[str]:
     rows = table.to_pylist()
     numbers = [name for name in table.column_names if name.startswith(_NUMBERS)]
     every = dict.fromkeys(numbers, optional(number)) | dict(checks)
+    # pandas and others write what is missing as NaN: a deviation is missing where there is one seed
+    every |= {name: optional(_number_or_nan) for name in numbers if name.endswith("_std")}
     return list(_first_faults(rows, every))
 
 

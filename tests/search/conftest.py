@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 
@@ -12,6 +13,9 @@ import pytest
 def ray_local() -> Iterator[None]:
     import ray
 
+    # of the store that test_s3.py starts; an address may hold none, and workers inherit these
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "key")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "secret")
     # sockets lie in it: the path must be short
     with tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as folder:
         ray.init(

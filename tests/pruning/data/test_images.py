@@ -122,7 +122,7 @@ def test_subset_by_slice_shares_memory_and_by_index_keeps_its_order() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": torch.zeros(2, 3, 4, 4)}, "uint8"),
+        ({"images": torch.zeros(2, 3, 4, 4, dtype=torch.float64)}, "uint8 or float32"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "2 images but 3 labels"),
         ({"mean": (0.5,)}, "1 means"),
         ({"augment": "crop"}, "unknown augmentation 'crop'"),

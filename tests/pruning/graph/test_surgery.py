@@ -31,7 +31,15 @@ def minimum(graph: ChannelGraph) -> Keep:
     return tuple(np.array([group.units - 1]) for group in graph.groups)
 
 
-@pytest.mark.parametrize("name", [*sample_models.MODELS, *sample_models.MORE_SHAPES])
+# a layer norm of fewer channels is not that of masked ones: see test_findings_costs.py
+MASKABLE = [
+    name
+    for name in (*sample_models.MODELS, *sample_models.MORE_SHAPES)
+    if name != "torchvision:convnext_tiny"
+]
+
+
+@pytest.mark.parametrize("name", MASKABLE)
 @pytest.mark.parametrize("kept", ["minimum", "random", "full"])
 def test_output_equals_zeroed_whole(name: str, kept: str) -> None:
     net, graph = sample_models.model(name), sample_models.graph(name)

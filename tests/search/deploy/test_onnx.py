@@ -128,7 +128,7 @@ def test_missing_onnx_names_the_extra(
         importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
     )
     assert main(["export", str(run), "--format", "onnx"]) == 2
-    assert "ONNX needs onnx; pip install 'slimfront[export]'" in capsys.readouterr().err
+    assert "onnx needs onnx; pip install 'slimfront[export]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

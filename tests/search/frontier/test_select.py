@@ -87,8 +87,8 @@ def test_an_unfinished_run_is_chosen_from_by_val() -> None:
         ({"at_most": "60 apples"}, 'write "60M MACs"'),
         ({"at_most": "params"}, 'write "60M MACs"'),
         ({"at_most": "0"}, 'write "60M MACs"'),
-        ({"at_least": "93"}, 'write "93%" or 0.93'),
-        ({"at_least": "nan"}, 'write "93%" or 0.93'),
+        ({"at_least": "93"}, "did you mean 93%?"),
+        ({"at_least": "nan"}, "write a share such as 93%"),
         ({"knee": True, "at_most": "60M"}, "leave out"),
     ],
 )

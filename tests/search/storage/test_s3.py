@@ -31,8 +31,8 @@ QUICK = ["digits", "--base.epochs=0.5", "--finetune.epochs=0.1", "--search.final
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """s3://{}?… of a bucket: endpoint and keys in the address, so that Ray's workers have them."""
+def bucket(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[str]:
+    """s3://{}?… of a bucket, its endpoint in the address; `ray_local` has set the keys."""
     pytest.importorskip("moto.server")
     log = tmp_path_factory.mktemp("moto") / "log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
@@ -43,7 +43,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         put = urllib.request.Request(f"http://{endpoint}/store", method="PUT")
         urllib.request.urlopen(put, timeout=60).close()
         options = f"endpoint_override={endpoint}&scheme=http&region=us-east-1"
-        yield f"s3://key:secret@store/{{}}?{options}"
+        yield f"s3://store/{{}}?{options}"
     finally:
         server.kill()
         server.wait()
@@ -149,7 +149,7 @@ def test_images_and_weights_come_from_there_and_are_cached(
 
 @pytest.mark.usefixtures("ray_local")
 def test_no_access_is_one_line_before_anything_runs(bucket: str) -> None:
-    absent = bucket.format("x").replace("@store/", "@absent/")
+    absent = bucket.format("x").replace("://store/", "://absent/")
     with pytest.raises(UserError, match=r"no bucket absent.*make it") as caught:
         search(absent, "--trials=2", "--base.epochs=0.05")
     assert "\n" not in str(caught.value)
