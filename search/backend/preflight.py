@@ -50,7 +50,6 @@ def check_nodes(config: Config, gpus: float) -> None:
     Same versions everywhere, GPUs that torch sees, RUN readable and writable from every node.
     RUN is left as it was.
     """
-    _check_bucket(files.open_uri(config.out))
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
@@ -95,15 +94,6 @@ def judge(out: str, expected: Mapping[str, str], answers: Sequence[Facts], gpus:
 def versions() -> dict[str, str]:
     """What must be the same on every node."""
     return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
-
-
-def _check_bucket(run: files.Location) -> None:
-    """Writing would find out too, but only after the base model has been trained."""
-    bucket = run.path.partition("/")[0]
-    if not run.is_local and not files.exists(files.Location(run.filesystem, bucket)):
-        raise UserError(
-            f"there is no bucket {bucket}, or no access to it; make it, or correct --out"
-        )
 
 
 def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Facts]:

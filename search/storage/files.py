@@ -77,6 +77,11 @@ def write_atomic(location: Location, data: bytes) -> None:
 
 def check_writable(folder: Location) -> None:
     """UserError unless a file can be written into `folder`, which is then as it was."""
+    bucket = Location(folder.filesystem, folder.path.partition("/")[0])
+    if not folder.is_local and not exists(bucket):
+        raise UserError(
+            f"there is no bucket {bucket.path}, or no access to it; make it, or correct the address"
+        )
     made = missing_folders(folder)
     probe = folder / f".probe-{uuid.uuid4().hex}"
     try:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pruning.models import checkpoint, registry
+from pruning.models import checkpoint, registry, weights
 from search.cli import main
 from search.data import DataConfig, splits
 from search.deploy import formats, int8, onnx
@@ -97,7 +97,7 @@ def test_int8_belongs_to_onnx(run: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_resnet20_as_int8_on_cifar10(shared: Path, tmp_path: Path) -> None:
     """On a thousand val images within a point, and 3.5 times smaller."""
     net = registry.resolve("resnet20")
-    registry.load_weights(net, shared / "weights/cifar10/resnet20_45k.safetensors")
+    weights.load_weights(net, shared / "weights/cifar10/resnet20_45k.safetensors")
     path = str(tmp_path / "model.onnx")
     onnx.write_onnx(net.eval(), INFO, path)
     data = DataConfig(name="cifar10", root=str(shared / "data/cifar10"), val="last:5000")
