@@ -25,8 +25,8 @@ from search.config import loader
 from search.config.schema import Config
 from search.report import page as report
 from search.storage import record
-from search.storage.ledger import Row
 from search.storage.results import Results, so_far
+from search.storage.row import Row
 
 
 def search(bench: Bench, trials: int) -> list[Row]:

@@ -16,7 +16,8 @@ from pruning.graph.widths import fit, lattice, uniform
 from pruning.models import registry
 from search.pareto import front
 from search.pareto.strata import Strata, even
-from search.storage.ledger import Ledger, Row
+from search.storage.ledger import Ledger
+from search.storage.row import Row
 from search.study.candidate import Candidate, Outcome, Seed, StudyOptions
 from search.study.study import Study
 from search.study.warm_start import LEVELS

@@ -15,7 +15,7 @@ from surface_search import Array, Bench, Variant, outcome_of
 
 from search.backend import scheduler
 from search.pareto.strata import alike
-from search.storage.ledger import Row
+from search.storage.row import Row
 from search.study.candidate import Candidate, Outcome
 from search.study.screening import Screening
 

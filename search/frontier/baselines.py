@@ -16,7 +16,7 @@ from search.backend import Member, TrialResources, retrain
 from search.config import Config
 from search.frontier import pictures
 from search.frontier.points import to_csv
-from search.storage import Row, arch_hash, files, ledger
+from search.storage import Row, arch_hash, files, table_field
 from search.trial import BaseModel, base_model
 
 Point = Mapping[str, Any]
@@ -41,7 +41,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("allocate_s", pa.float64(), "seconds to allocate the widths"),
     ("train_s", pa.float64(), "seconds of one training, mean over seeds"),
 )
-SCHEMA = pa.schema([ledger.field(*column) for column in _COLUMNS])
+SCHEMA = pa.schema([table_field(*column) for column in _COLUMNS])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pruning.models import files
 from search.backend import Member
 from search.frontier import pictures
 from search.pareto import front
-from search.storage import Row, checks, ledger
+from search.storage import Row, checks, table_field
 from search.storage import files as storage
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("epochs", pa.float64(), "epochs of each of them"),
     ("checkpoint", pa.string(), "path or URI"),
 )
-SCHEMA = pa.schema([ledger.field(*column) for column in _COLUMNS])
+SCHEMA = pa.schema([table_field(*column) for column in _COLUMNS])
 
 
 def export(

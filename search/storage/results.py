@@ -11,7 +11,8 @@ from typing import Any
 from pruning.errors import UserError
 from search.storage import checks
 from search.storage import files as storage
-from search.storage.ledger import Ledger, Row
+from search.storage.ledger import Ledger
+from search.storage.row import Row
 
 Point = dict[str, Any]
 FORMAT = 1  # of a run folder; columns may be added without a new one

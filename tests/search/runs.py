@@ -18,7 +18,8 @@ from search.config.schema import Config
 from search.frontier import points
 from search.pareto import front
 from search.storage import files, record
-from search.storage.ledger import Ledger, Row, Status, arch_hash, trial_id
+from search.storage.ledger import Ledger
+from search.storage.row import Row, Status, arch_hash, trial_id
 from tests.search.spaces import accuracy, network
 
 GRAPH, COST, LATTICE = network("digits")

@@ -27,7 +27,8 @@ from search.config.schema import Config
 from search.frontier import points
 from search.pareto import front as pareto
 from search.storage import record
-from search.storage.ledger import Ledger, Row
+from search.storage.ledger import Ledger
+from search.storage.row import Row
 from search.trial import base_model, whole_model
 
 pytestmark = pytest.mark.usefixtures("ray_local")

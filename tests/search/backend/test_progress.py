@@ -11,7 +11,7 @@ from search.backend import final
 from search.backend import progress as estimate
 from search.config.schema import Config
 from search.pareto import front
-from search.storage.ledger import Row
+from search.storage.row import Row
 from tests.search.runs import make_rows
 
 

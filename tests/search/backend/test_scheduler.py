@@ -12,7 +12,8 @@ from search.backend.scheduler import FrontierScheduler, Halving, deaths, error_l
 from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.strata import Strata
-from search.storage.ledger import Ledger, Row
+from search.storage.ledger import Ledger
+from search.storage.row import Row
 from search.study.candidate import Outcome
 from search.study.study import Study
 from search.study.width_space import WidthSpace

@@ -17,7 +17,8 @@ from pruning.models import registry
 from search import cli
 from search.cli import COMMANDS, main
 from search.config.schema import Config
-from search.storage.ledger import Ledger, Row
+from search.storage.ledger import Ledger
+from search.storage.row import Row
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RECORD = {"format": 1, "config": {}, "base_macs": 1_000_000}

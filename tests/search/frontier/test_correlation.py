@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from search.frontier.correlation import STRATUM, remarks, rung_correlation
-from search.storage.ledger import Row
+from search.storage.row import Row
 
 
 def rows(early, late, macs=None, **columns) -> list[Row]:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from pruning.errors import UserError
-from search.storage.ledger import SCHEMA, Ledger, Row, arch_hash, read_table, trial_id
+from search.storage.ledger import Ledger, read_table
+from search.storage.row import SCHEMA, Row, arch_hash, trial_id
 
 
 def make_row(number: int = 0, **changes: object) -> Row:
@@ -160,7 +161,8 @@ def test_full_disk_is_a_user_error_and_leaves_nothing(tmp_path):
         """
         import sys, resource, signal, os
         from pruning.errors import UserError
-        from search.storage.ledger import Ledger, Row
+        from search.storage.ledger import Ledger
+        from search.storage.row import Row
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         row = Row.from_json(sys.stdin.read())
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # fails as a full disk does

@@ -9,7 +9,7 @@ import pytest
 
 from search.pareto import front
 from search.pareto.strata import Strata
-from search.storage.ledger import Row, Status
+from search.storage.row import Row, Status
 from search.study.screening import FEWEST, Screening
 
 MACS = 1_000_000
