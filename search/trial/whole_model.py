@@ -58,9 +58,12 @@ def build(
         return net, 0.0
     say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
     began = time.perf_counter()
-    for epoch in finetune(net, train, config.base.recipe(), seed=config.seed, device=device):
-        if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
-            say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
+    try:
+        for epoch in finetune(net, train, config.base.recipe(), seed=config.seed, device=device):
+            if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
+                say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
+    except FloatingPointError as error:
+        raise UserError(f"the base model does not train: {error}, base.lr") from error
     return net, time.perf_counter() - began
 
 

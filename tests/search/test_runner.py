@@ -290,6 +290,11 @@ def test_limits_are_refused_before_the_base_model_is_trained(
         base_model.prepare(quick(tmp_path / "run", f"--search.{flag}"))
 
 
+def test_finding_7_10_a_base_model_that_diverges_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not train: .*lower the learning rate.*base\.lr"):
+        base_model.prepare(quick(tmp_path / "run", "--base.lr=1e30"))
+
+
 def test_same_seed_and_architecture_give_the_same_row(finished: Path, tmp_path: Path) -> None:
     """A second run with other neighbours in time: shared architectures have equal accuracies."""
     out = tmp_path / "again"
