@@ -41,6 +41,10 @@ def load(config: DataConfig, seed: int = 0, device: Any = "cpu") -> Splits:
     else:
         val, rows = train, held_out.rows(train.labels, seed)
     classes = known.classes or train.classes
+    if classes < 2:
+        raise UserError(
+            f"all images in {config.root or config.name} are of one class; a classifier needs two"
+        )
     for name, part in (("train", train), ("val", val), ("test", test)):
         _check(name, part.labels, classes, config)
 

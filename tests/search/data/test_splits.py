@@ -314,3 +314,14 @@ def test_cifar10_of_the_hub(shared: Path) -> None:
     assert np.bincount(test.labels).tolist() == [1000] * 10
     assert test.pixels is not None and test.pixels.shape == (10_000, 32, 32, 3)
     assert test.pixels.mean() / 255 == pytest.approx(0.4766, abs=1e-3)
+
+
+def test_finding_7_10_one_class_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = tmp_path / split / "cat"
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(folder / f"{i}.png")
+    config = DataConfig(name="folder", root=str(tmp_path), val="0.5", image_size=8)
+    with pytest.raises(UserError, match="of one class; a classifier needs two"):
+        load(config)
