@@ -81,7 +81,7 @@ def _record(model: nn.Module, inputs: Inputs) -> Record:
             return record_of(model, inputs, "meta")
         except UserError:
             raise
-        except Exception:
+        except Exception:  # code that asks for values has them below
             pass
     try:
         return record_of(model, inputs, own)
