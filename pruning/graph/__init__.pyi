@@ -15,7 +15,6 @@ from .tracing import trace as trace
 from .twins import named_tensors as named_tensors
 from .twins import twin as twin
 from .widths import Lattice as Lattice
-from .widths import fill as fill
 from .widths import fit as fit
 from .widths import lattice as lattice
 from .widths import uniform as uniform

@@ -104,25 +104,3 @@ def fit(
         else:
             high = middle
     return family(low)
-
-
-def fill(
-    cost: Cost, lat: Lattice, widths: np.ndarray, target: float, value: np.ndarray
-) -> np.ndarray:
-    """Spend what is left below `target` MACs on single steps, best `value` per MAC first.
-
-    W: int64 [groups]; value of a channel: float [groups].
-    """
-    widths = widths.copy()
-    room = np.ones(len(widths), dtype=bool)
-    while room.any():
-        wider = np.tile(widths, (len(widths), 1))
-        np.fill_diagonal(wider, lat.up(widths))
-        price = cost.macs(wider) - cost.macs(widths)
-        room &= (lat.up(widths) > widths) & (cost.macs(widths) + price <= target)
-        if not room.any():
-            break
-        worth = np.where(room, value * (lat.up(widths) - widths) / np.maximum(price, 1), -np.inf)
-        best = int(worth.argmax())
-        widths[best] = wider[best, best]
-    return widths

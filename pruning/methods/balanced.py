@@ -13,7 +13,8 @@ from torch import nn
 
 from pruning.graph import ChannelGraph
 from pruning.importance import LossCurves, first_images, loss_curves, taylor_ranks
-from pruning.methods.base import Batches, Method, Problem, Scalar, State, spend
+from pruning.methods.allocation import spend
+from pruning.methods.base import Batches, Method, Problem, Scalar, State
 
 TOLERANCE = 0.005  # of the whole network's MACs
 STEPS = 8  # of the false position; each is a table look-up

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,16 +13,7 @@ from torch import nn
 from pruning.data import Batches
 from pruning.graph import ChannelGraph, Keep, Problem
 
-__all__ = [
-    "Batches",
-    "Method",
-    "Problem",
-    "Scalar",
-    "State",
-    "floored",
-    "global_threshold",
-    "spend",
-]
+__all__ = ["Batches", "Method", "Problem", "Scalar", "State"]
 
 State = dict[str, np.ndarray]
 """What a method measures once per base model: named arrays, nothing else."""
@@ -85,69 +75,3 @@ class Method(ABC):
             own = scores[graph.offsets[g] : graph.offsets[g + 1]]
             keep.append(np.sort(np.argsort(-own, kind="stable")[:units]))
         return tuple(keep)
-
-
-def floored(problem: Problem, share: float, macs: float) -> Problem:
-    """The same problem with at least `share` of every group kept, where `macs` allow for that."""
-    lat = problem.lattice
-    least = np.ceil(share * lat.high / lat.step).astype(np.int64) * lat.step
-    low = np.maximum(lat.low, np.minimum(least, lat.high))
-    if problem.cost.macs(low) > macs:
-        return problem
-    return Problem(problem.graph, replace(lat, low=low))
-
-
-def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.ndarray:
-    """Widths of one threshold on `scores` (float [units]) over all groups, at most `macs` MACs.
-
-    What the lattice leaves over is filled with the next best channels.
-    """
-    order = np.argsort(-scores, kind="stable")
-    group_of = np.searchsorted(problem.graph.offsets, order, "right") - 1
-    granularity = problem.graph.granularity
-
-    def widths(count: int) -> np.ndarray:
-        kept = np.bincount(group_of[:count], minlength=len(granularity)) * granularity
-        steps = kept // problem.lattice.step * problem.lattice.step
-        whole = np.where(kept >= problem.lattice.high, problem.lattice.high, steps)
-        return np.maximum(whole, problem.lattice.low)
-
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if problem.cost.macs(widths(middle)) <= macs:
-            low = middle
-        else:
-            high = middle - 1
-    offsets = problem.graph.offsets
-    ranked = [np.sort(scores[a:b])[::-1] for a, b in itertools.pairwise(offsets)]
-
-    def following(w: np.ndarray) -> np.ndarray:
-        """Score of the first unit that each group leaves out."""
-        first = w // granularity
-        return np.array([own[min(k, len(own) - 1)] for own, k in zip(ranked, first, strict=True)])
-
-    return spend(problem, widths(low), macs, following)
-
-
-def spend(
-    problem: Problem,
-    widths: np.ndarray,
-    macs: float,
-    value: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """Single steps until none fits below `macs`, the best value per MAC at each width first.
-
-    value(widths): what a further channel of each group is worth there, float64 [groups].
-    """
-    cost, lat = problem.cost, problem.lattice
-    widths = widths.copy()
-    while True:
-        up = lat.up(widths)
-        price = cost.macs(np.where(np.eye(len(widths), dtype=bool), up, widths)) - cost.macs(widths)
-        fits = (up > widths) & (cost.macs(widths) + price <= macs)
-        if not fits.any():
-            return widths
-        worth = value(widths) * (up - widths) / np.maximum(price, 1)
-        best = int(np.where(fits, worth, -np.inf).argmax())
-        widths[best] = up[best]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from pruning.graph import ChannelGraph, fill, fit, uniform
+from pruning.graph import ChannelGraph, fit, uniform
 from pruning.importance import weight_sums
-from pruning.methods.base import Batches, Method, Problem, State, global_threshold
+from pruning.methods.allocation import global_threshold, spend
+from pruning.methods.base import Batches, Method, Problem, State
 
 
 class Uniform(Method):
@@ -32,7 +33,8 @@ class Uniform(Method):
         target = cost.base_macs if macs is None else macs
         widths = fit(cost, lambda t: uniform(graph, lat, t), target)
         # a single ratio moves many groups at once: spend the rest where the share is lowest
-        return fill(cost, lat, widths, target, graph.widths / np.maximum(widths, 1))
+        share = graph.widths / np.maximum(widths, 1)
+        return spend(problem, widths, target, lambda _: share)
 
 
 class GlobalL2(Uniform):

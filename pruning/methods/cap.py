@@ -13,7 +13,8 @@ from torch import nn
 from pruning.data import Batch, Batches
 from pruning.graph import ChannelGraph, cut
 from pruning.importance import GainCurves, first_images, greedy_curves
-from pruning.methods.base import Method, Problem, Scalar, State, spend
+from pruning.methods.allocation import spend
+from pruning.methods.base import Method, Problem, Scalar, State
 from pruning.reconstruction import Moments, compensate_layers, input_moments, norms_after
 from pruning.training import evaluate
 

@@ -10,15 +10,8 @@ from torch import nn
 
 from pruning.graph import ChannelGraph
 from pruning.importance import weight_counts, weight_sums
-from pruning.methods.base import (
-    Batches,
-    Method,
-    Problem,
-    Scalar,
-    State,
-    floored,
-    global_threshold,
-)
+from pruning.methods.allocation import floored, global_threshold
+from pruning.methods.base import Batches, Method, Problem, Scalar, State
 
 FLOOR = 0.1  # share of every group that stays, where the target allows for it
 

@@ -9,17 +9,10 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.graph import ChannelGraph, fill, fit, uniform
+from pruning.graph import ChannelGraph, fit, uniform
 from pruning.importance import bn_scales
-from pruning.methods.base import (
-    Batches,
-    Method,
-    Problem,
-    Scalar,
-    State,
-    floored,
-    global_threshold,
-)
+from pruning.methods.allocation import floored, global_threshold, spend
+from pruning.methods.base import Batches, Method, Problem, Scalar, State
 
 FLOOR = 0.1  # the threshold's backbone keeps this share of every group
 
@@ -62,7 +55,7 @@ class Peel(Method):
         base = self._backbone(state["scale"], problem, rho * target)
         importance = kept_means(state["scale"], problem, base)
         widths = grow(problem, base, importance, target)
-        return fill(problem.cost, problem.lattice, widths, target, importance)
+        return spend(problem, widths, target, lambda _: importance)
 
     def _backbone(self, scale: np.ndarray, problem: Problem, macs: float) -> np.ndarray:
         if self.backbone == "threshold":

@@ -18,7 +18,8 @@ from pruning.importance import (
     first_images,
     learn_gates,
 )
-from pruning.methods.base import Batches, Method, Problem, Scalar, State, global_threshold
+from pruning.methods.allocation import global_threshold
+from pruning.methods.base import Batches, Method, Problem, Scalar, State
 from pruning.reconstruction import POSITIONS, fold_means, norms_after
 
 TIE = 1e-6  # weight of the variance among gates that are equal, as closed ones are
@@ -49,7 +50,7 @@ class PruneNet(Method):
     name = "prunenet"
     scalars: ClassVar[Mapping[str, Scalar]] = {"variance": Scalar(0.0, 1.0, 0.0)}
     scalars_select = True
-    version = 2
+    version = 3
 
     steps: int = 80
     batch: int = 128
@@ -69,15 +70,13 @@ class PruneNet(Method):
         gates = learn_gates(network, seen, prices, gamma, self.steps)
         moments = channel_moments(model, graph, first_images(seen, self.statistics), self.positions)
         norms = norms_after(model, graph, seen[0][0][:2])
+        modules = [name for name, _ in model.named_modules()]  # a state holds numbers only
         return {
             "gate": gates,
             "variance": filtered_variance(model, graph, moments),
             "gamma": np.array(gamma),
-            **{f"mean.{name}": moment.mean for name, moment in moments.items()},
-            **{
-                f"norm.{name}": np.frombuffer(norm.encode(), np.uint8)
-                for name, norm in norms.items()
-            },
+            **{f"mean.{name}": moment.mean_x.cpu().numpy() for name, moment in moments.items()},
+            **{f"norm.{name}": np.array(modules.index(norm)) for name, norm in norms.items()},
         }
 
     def scores(self, state: State, problem: Problem, **scalars: float) -> np.ndarray:
@@ -94,11 +93,10 @@ class PruneNet(Method):
     def repair(
         self, slim: nn.Module, whole: nn.Module, graph: ChannelGraph, state: State, keep: Keep
     ) -> None:
+        modules = [name for name, _ in whole.named_modules()]
         means = {k.removeprefix("mean."): v for k, v in state.items() if k.startswith("mean.")}
         norms = {
-            k.removeprefix("norm."): bytes(v).decode()
-            for k, v in state.items()
-            if k.startswith("norm.")
+            k.removeprefix("norm."): modules[v] for k, v in state.items() if k.startswith("norm.")
         }
         fold_means(slim, whole, graph, keep, means, norms)
 

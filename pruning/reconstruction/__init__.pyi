@@ -13,4 +13,5 @@ from .least_squares import factorise as factorise
 from .least_squares import greedy_order as greedy_order
 from .mean_folding import fold_means as fold_means
 from .moments import Moments as Moments
+from .moments import Sums as Sums
 from .moments import input_moments as input_moments

@@ -23,7 +23,7 @@ def fold_means(
 ) -> None:
     """Add W·E[x] of the removed inputs to every layer that read some, in place on `slim`.
 
-    `slim` is `cut(whole, graph, keep)`. means: float64 [taps, inputs] by weight name, of the whole
+    `slim` is `cut(whole, graph, keep)`. means: float64 [inputs, taps] by weight name, of the whole
     network's patches; norms: by weight name the BN that alone reads the layer's output. A layer
     without a bias changes that BN's mean, or gets a bias.
     """
@@ -34,7 +34,7 @@ def fold_means(
         if len(gone):
             rows = graph.kept_positions(name, 0, kept)
             weight = by_taps(state[name].detach().cpu().double())[rows][..., gone]
-            lost = torch.einsum("okc,kc->o", weight, torch.from_numpy(mean)[:, gone])
+            lost = torch.einsum("okc,ck->o", weight, torch.from_numpy(mean)[gone])
             add_to_output(slim, name.rpartition(".")[0], lost, norms.get(name))
 
 

@@ -15,6 +15,7 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.importance.taylor import LossCurves
 from pruning.methods import Problem
+from pruning.methods.allocation import spend
 from pruning.methods.balanced import (
     Balanced,
     false_position,
@@ -22,7 +23,6 @@ from pruning.methods.balanced import (
     recovered,
     within,
 )
-from pruning.methods.base import spend
 from tests.pruning import sample_models
 
 GIVES = torch.tensor([0.1, 0.7, 0.02, 1.5, 0.3, 0.05, 0.9, 0.4])  # per channel, to logit 0

@@ -8,8 +8,8 @@ from torch import nn
 
 from pruning import methods
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.graph.widths import fill
 from pruning.methods import Batches, Method, Problem, State
+from pruning.methods.allocation import spend
 from tests.method_contract import check_method
 from tests.pruning import sample_models
 
@@ -43,7 +43,7 @@ class Careful(Careless):
         self, state: State, problem: Problem, macs: float | None = None, **scalars: float
     ) -> np.ndarray:
         lat = problem.lattice
-        return fill(problem.cost, lat, lat.low, macs or np.inf, np.ones(len(lat.low)))
+        return spend(problem, lat.low, macs or np.inf, lambda _: np.ones(len(lat.low)))
 
 
 def test_contract_notices_a_missed_target() -> None:

@@ -11,7 +11,7 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.importance.bn_scale import bn_scales
 from pruning.methods import Problem
-from pruning.methods.base import floored, global_threshold
+from pruning.methods.allocation import floored, global_threshold
 from pruning.methods.peel import FLOOR, Peel, grow, kept_means
 from tests.pruning import sample_models
 
