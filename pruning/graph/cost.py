@@ -81,7 +81,7 @@ def _mac_terms(graph: ChannelGraph) -> Iterable[Term]:
         yield product.macs / math.prod(len(units) for units in product.sides), first, second
     for layer in graph.layers:
         # axis 1 of a grouped convolution's weight is already "input channels per block"
-        rows, columns = (_affine(graph, layer.weight, axis) for axis in (0, 1))
+        rows, columns = (channel_counts(graph, layer.weight, axis) for axis in (0, 1))
         yield layer.kernel * layer.positions, rows, columns
 
 
@@ -90,14 +90,14 @@ def _parameter_terms(graph: ChannelGraph) -> Iterable[Term]:
         if name in graph.parameters:
             cut = [axis for axis in range(len(shape)) if (name, axis) in graph.axes]
             rest = [n for axis, n in enumerate(shape) if axis not in cut]
-            sides = [_affine(graph, name, axis) for axis in cut]
+            sides = [channel_counts(graph, name, axis) for axis in cut]
             one: Affine = (np.zeros(len(graph.groups)), 1)
             first, second = (*sides, one, one)[:2]
             yield int(np.prod(rest, dtype=np.int64)), first, second
 
 
-def _affine(graph: ChannelGraph, tensor: str, axis: int) -> Affine:
-    """Channels along an axis = coefficients · W + constant."""
+def channel_counts(graph: ChannelGraph, tensor: str, axis: int) -> Affine:
+    """Channels along an axis = coefficients [groups] · W + constant."""
     return _channels(graph, graph.axes[tensor, axis])
 
 
