@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search.frontier import pictures, select
-from search.storage import Results, results, to_table
+from search.storage import Ledger, Results, results
 from search.storage import files as storage
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Result:
     @property
     def trials(self) -> pa.Table:
         """Every trial that has ended, also those that failed, with their reasons."""
-        return to_table(self._run.rows)
+        return Ledger(self.place).to_table(self._run.rows)
 
     @cached_property
     def points(self) -> tuple[Point, ...]:

@@ -67,6 +67,8 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     from rich.markup import escape
     from rich.table import Table
 
+    from search.storage import results
+
     found = read(place, options)
     points, base = found["points"], found["base_macs"]
     if not points:
@@ -94,8 +96,8 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
         cells += [human(point["params"]), _percent(val)]
         cells += [_percent(point.get("score_test_mean"), point.get("score_test_std"))] * tested
         cells += [_ms(point.get("latency_ms_b1"))] * timed
-        whole = point["macs"] == base
-        table.add_row(*cells, "base" if whole else escape(str(point["method"])))
+        by = results.pruned_by(str(point["method"]), point["macs"], base)
+        table.add_row(*cells, escape(by))
     console.print(table)
     if chosen and points[0].get("checkpoint"):
         line = f'pruning.load("{points[0]["checkpoint"]}")'

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from search.config import human
-from search.storage import Point, Results, accuracy
+from search.storage import Point, Results, accuracy, pruned_by
 
 MINUS = "−"
 
@@ -92,7 +92,7 @@ def frontier(run: Results) -> str:
             cells.append(percent(point, "score_test_mean", "score_test") + deviation)
         cells += ["" if point.get(n) is None else f"{point[n]:.3g}" for n in latencies]
         file = str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")
-        body.append([*cells, str(point["method"]), file])
+        body.append([*cells, pruned_by(str(point["method"]), point["macs"], base), file])
     note = ""
     if latencies and points[0].get("latency_device"):
         found = [

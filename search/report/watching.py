@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.pareto import front, growth
-from search.storage import Ledger, Row, record, results
+from search.storage import Ledger, Row, pruned_by, record, results
 from search.storage import files as storage
 from search.storage import live as driver
 
@@ -125,7 +125,8 @@ def panel(view: View) -> Group:
     for i in picks if members else []:
         row = members[i]
         share, accuracy = f"{row.macs / base:.1%}", f"{100 * _accuracy(row):.2f}"
-        points.add_row(f"{row.macs / 1e6:.2f}", share, accuracy, row.method)
+        by = pruned_by(row.method, row.macs, base)
+        points.add_row(f"{row.macs / 1e6:.2f}", share, accuracy, by)
     running = _table("running", "of base", "epochs", "val [%]", "for")
     for trial in view.running[:SHOWN]:
         accuracy = "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f}"

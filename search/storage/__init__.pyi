@@ -9,6 +9,7 @@ from .ledger import Ledger as Ledger
 from .results import Point as Point
 from .results import Results as Results
 from .results import accuracy as accuracy
+from .results import pruned_by as pruned_by
 from .results import read_points as read_points
 from .results import read_record as read_record
 from .row import STATUSES as STATUSES
