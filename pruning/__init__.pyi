@@ -1,3 +1,4 @@
+from .data import Samples as Samples
 from .errors import UserError as UserError
 from .graph import ChannelGraph as ChannelGraph
 from .graph import Cost as Cost

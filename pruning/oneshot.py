@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Batches
+from pruning.data import Samples, arguments, few, first
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph, Cost, cut, lattice, plain, trace
+from pruning.graph import ChannelGraph, Cost, Keep, cut, lattice, plain, trace
 from pruning.methods import Method, Problem, State, get
 from pruning.models import ModelInfo, accepting, save, settle
-from pruning.reconstruction import error_feedback
+from pruning.reconstruction import (
+    compensate_layers,
+    error_feedback,
+    input_moments,
+    norms_after,
+)
 from pruning.training import carry_over, evaluation_mode
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
@@ -93,7 +101,7 @@ class Slimmed:
 
 def prune(
     model: nn.Module,
-    batches: Batches,
+    batches: Iterable[Any] | Samples,
     *,
     macs: float = 0.5,
     method: str = "gain-curve",
@@ -107,27 +115,32 @@ def prune(
     """One-shot: a copy of `model` with about `macs` (a share, or an absolute number) of its MACs.
 
     `batches` gives (images [B, C, H, W], labels [B]) and can be walked again; a thousand images do.
+    For a network that is no classifier: `pruning.Samples(inputs, batches, loss)`, what it is called
+    with, batch by batch, and, for methods that need one, batches with their loss(model, batch).
     keep: layers, groups or modules that stay whole, by glob patterns ("stem.*,layer4"); min_width:
     by such patterns the share or number of channels that stays at least. Weights that the network
     computes (weight_norm and the like) are plain ones in the copy.
     """
     chosen, scalars = get(method), scalars or {}
     _check(chosen, macs, repair, scalars)
-    batches = batches if iter(batches) is not batches else list(batches)
-    images = next((x for x, _ in batches), None)
+    if not isinstance(batches, Samples) and iter(batches) is batches:
+        batches = list(batches)
+    samples = Samples.of(batches)
+    images = next(iter(samples.inputs), None)
     if images is None:
         raise UserError("no images to prune with; hand in at least one batch of (images, labels)")
     model = plain(model)
-    graph = trace(model, images.shape[1:], keep=keep)
+    one = isinstance(images, Tensor)
+    graph = trace(model, images.shape[1:] if one else _example(images), keep=keep)
     problem = Problem(graph, lattice(graph, divisor, min_ratio, min_width))
     target = macs * problem.cost.base_macs if macs <= 1 else macs
     least = problem.cost.macs(problem.lattice.low)
     if target < least:
         raise UserError(f"{target:.4g} MACs cannot be reached, at least {least:.4g}; raise macs")
-    with accepting(model, images):
-        state = chosen.prepare(model, graph, batches)
+    with accepting(model, images) if one else nullcontext():
+        state = chosen.prepare(model, graph, samples)
         widths = chosen.allocate(state, problem, target, **scalars)
-        return slim(model, problem, chosen, state, widths, batches, repair=repair, scalars=scalars)
+        return slim(model, problem, chosen, state, widths, samples, repair=repair, scalars=scalars)
 
 
 def slim(
@@ -136,7 +149,7 @@ def slim(
     method: Method,
     state: State,
     widths: Sequence[int] | np.ndarray,
-    batches: Batches,
+    batches: Iterable[Any] | Samples,
     *,
     repair: str = "auto",
     score: Callable[[nn.Module], float] | None = None,
@@ -146,7 +159,7 @@ def slim(
 
     repair: compensate (least squares on the whole network's inputs, CaP's way), feedback (layer by
     layer, undoing what earlier cuts got wrong), none (what the method does by itself), or auto (the
-    method's own choice of these).
+    method's own choice of these; where its code cannot be followed, each layer alone is refitted).
     """
     _check_repair(repair)
     graph, began = problem.graph, _now(model)
@@ -162,9 +175,31 @@ def slim(
         method.repair(small, model, graph, state, keep)
         carry_over(small, model, graph, keep, batches)
     else:  # leaves statistics that fit
-        error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
+        try:
+            error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
+        except UserError as error:
+            if repair != "auto":
+                raise
+            warnings.warn(f"layers are refitted one by one: {error}", stacklevel=2)
+            small = settle(cut(model, graph, keep), graph.input_shape)
+            _one_by_one(small, model, graph, keep, Samples.of(batches))
     repair_s = _now(small) - began
     return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s, graph)
+
+
+def _one_by_one(
+    small: nn.Module, model: nn.Module, graph: ChannelGraph, keep: Keep, samples: Samples
+) -> None:
+    """What is left of the repair where the network's code cannot be followed: CaP's."""
+    norms = norms_after(model, graph, few(first(samples.inputs)))
+    compensate_layers(small, model, graph, keep, input_moments(model, graph, samples), norms)
+    carry_over(small, model, graph, keep, samples)
+
+
+def _example(inputs: Any) -> Any:
+    """Inputs as `trace` takes them: what is no tuple and no dictionary is one argument."""
+    args, kwargs = arguments(inputs)
+    return kwargs or args
 
 
 def _check(method: Method, macs: float, repair: str, scalars: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """Images as batches on a device, from memory or streamed.
 
-Others take Images, ImageSet and the Batch types from here.
-Knows neither networks nor searches.
+Others take Images, ImageSet, Samples and the Batch types from here.
+Knows no search.
 """
 
 import lazy_loader

@@ -1,3 +1,10 @@
+from .calls import arguments as arguments
+from .calls import call as call
+from .calls import few as few
+from .calls import first as first
+from .calls import images_in as images_in
+from .calls import moved as moved
+from .calls import repeated as repeated
 from .crops import shorter_side as shorter_side
 from .datasets import DatasetSet as DatasetSet
 from .decoding import INTERPOLATIONS as INTERPOLATIONS
@@ -15,6 +22,10 @@ from .images import augmentation as augmentation
 from .order import windows as windows
 from .passes import Broken as Broken
 from .passes import cores as cores
+from .samples import Loss as Loss
+from .samples import Samples as Samples
+from .samples import cross_entropy as cross_entropy
+from .samples import some as some
 from .sharing import Sharing as Sharing
 from .storage import FileStorage as FileStorage
 from .storage import Storage as Storage

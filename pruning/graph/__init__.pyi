@@ -11,6 +11,7 @@ from .parts import Layer as Layer
 from .parts import Product as Product
 from .problem import Problem as Problem
 from .surgery import cut as cut
+from .tracing import each as each
 from .tracing import tensors_in as tensors_in
 from .tracing import trace as trace
 from .twins import named_tensors as named_tensors

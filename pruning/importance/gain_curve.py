@@ -8,14 +8,15 @@ gives nested widths for every MAC target, and no accuracy is ever looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Batches
+from pruning.data import Samples, few, first
 from pruning.graph import ChannelGraph, Lattice, Problem
 from pruning.reconstruction import (
     Moments,
@@ -48,7 +49,9 @@ class GainCurves:
         return scores
 
 
-def gain_curves(model: nn.Module, graph: ChannelGraph, batches: Batches) -> GainCurves:
+def gain_curves(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any] | Samples
+) -> GainCurves:
     """Measure every group's curve on the whole network: one pass, then greedy orders."""
     moments = input_moments(model, graph, batches)
     return greedy_curves(graph, moments, reader_weights(model, graph, batches, moments))
@@ -110,11 +113,13 @@ def allocate(
 
 
 def reader_weights(
-    model: nn.Module, graph: ChannelGraph, batches: Batches, moments: Mapping[str, Moments]
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any] | Samples,
+    moments: Mapping[str, Moments],
 ) -> dict[str, float]:
     """By weight name, what a reader's output weighs: Σγ² of its BN, else its output variance."""
-    x, _ = next(iter(batches))
-    norms = norms_after(model, graph, x[:2])
+    norms = norms_after(model, graph, few(first(Samples.of(batches).inputs)))
     found = {}
     for name, each in moments.items():
         norm = model.get_submodule(norms[name]) if name in norms else None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
-from pruning.data import Batch
+from pruning.data import Samples, call
 from pruning.graph import ChannelGraph
-from pruning.training import evaluation_mode
+from pruning.training import Substituted, loss_mode, scalar
 
 TRAVEL = 5.0  # way that Adam can push a gate: 500 steps of 1e-2
 CLOSED = 0.5
@@ -39,36 +38,41 @@ class GatedNetwork:
                 index = torch.from_numpy(owner).to(self.state[name].device)
                 self.readers[name] = (index, shape)
 
-    def __call__(self, gates: Tensor, x: Tensor) -> Tensor:
-        """Logits with gates (float [units]) on images x."""
+    def __call__(self, gates: Tensor, inputs: Any) -> Tensor:
+        """Logits with gates (float [units]) on images."""
+        logits: Tensor = call(self.under(gates), inputs)
+        return logits.float()
+
+    def under(self, gates: Tensor) -> nn.Module:
+        """The network with gates (float [units]), differentiable by them."""
         factors = torch.cat([gates, gates.new_ones(1)])
         state = dict(self.state)
         for name, (index, shape) in self.readers.items():
             factor = factors.index_select(0, index).view(shape)
             state[name] = state[name] * factor.to(state[name].dtype)
-        logits: Tensor = functional_call(self.model, state, (x,))
-        return logits.float()
+        return Substituted(self.model, state)
 
 
 def learn_gates(
     network: GatedNetwork,
-    batches: Sequence[Batch],
+    batches: Iterable[Any] | Samples,
     prices: np.ndarray,
     gamma: float,
     steps: int,
 ) -> np.ndarray:
-    """Gates α ≥ 0 from 1 that minimise cross-entropy + gamma·Σ price·α; float64 [units].
+    """Gates α ≥ 0 from 1 that minimise the loss + gamma·Σ price·α; float64 [units].
 
     prices: float [units]. Evaluation mode, Adam; its rate is 1e-2, or higher where `steps` are too
     few for a gate to close at that.
     """
-    device = batches[0][0].device
+    samples = Samples.of(batches)
+    device = next(iter(network.state.values())).device
     gates = torch.ones(network.units, device=device, requires_grad=True)
     price = torch.as_tensor(gamma * prices, dtype=torch.float32, device=device)
     adam = torch.optim.Adam([gates], lr=max(1e-2, TRAVEL / steps))
-    with evaluation_mode(network.model), torch.enable_grad():
-        for x, y in islice(cycle(batches), steps):
-            loss = F.cross_entropy(network(gates, x), y) + (price * gates).sum()
+    with loss_mode(network.model, samples), torch.enable_grad():
+        for batch in islice(cycle(samples.batches), steps):
+            loss = scalar(samples.loss(network.under(gates), batch)) + (price * gates).sum()
             (gates.grad,) = torch.autograd.grad(loss, [gates])
             adam.step()
             with torch.no_grad():
@@ -77,17 +81,23 @@ def learn_gates(
 
 
 def balanced_gamma(
-    network: GatedNetwork, batches: Sequence[Batch], prices: np.ndarray, *, rounds: int, steps: int
+    network: GatedNetwork,
+    batches: Iterable[Any] | Samples,
+    prices: np.ndarray,
+    *,
+    rounds: int,
+    steps: int,
 ) -> float:
     """A gamma that closes about half of the gates, by a few short trainings.
 
     It starts where the price outweighs the loss for half of the gates at 1.
     """
-    device = batches[0][0].device
+    samples = Samples.of(batches)
+    device = next(iter(network.state.values())).device
     gates = torch.ones(network.units, device=device, requires_grad=True)
-    x, y = batches[0]
-    with evaluation_mode(network.model), torch.enable_grad():
-        loss = F.cross_entropy(network(gates, x), y)
+    batch = next(iter(samples.batches))
+    with loss_mode(network.model, samples), torch.enable_grad():
+        loss = scalar(samples.loss(network.under(gates), batch))
         (gradient,) = torch.autograd.grad(loss, [gates])
     slopes = gradient.abs().double().cpu().numpy() / np.maximum(prices, 1e-12)
     gamma, factor = max(float(np.median(slopes)), 1e-12), FACTOR

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
-from pruning.data import Batch, Batches
+from pruning.data import Batch, Samples, some
 from pruning.graph import ChannelGraph, masked
 from pruning.importance.magnitude import per_unit
-from pruning.training import evaluation_mode, mean_loss
+from pruning.training import Substituted, loss_mode, mean_loss, mean_task_loss, scalar
 
 HUGE = 1e6  # stands for a loss that is not finite: interpolation needs numbers
 
 
-def taylor_ranks(model: nn.Module, graph: ChannelGraph, batches: Batches) -> np.ndarray:
+def taylor_ranks(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any] | Samples
+) -> np.ndarray:
     """Σ over batches of the normalised rank of ‖∂L/∂W_i ⊙ W_i‖₁, float64 [units]; low is dull.
 
     Ranks are taken per batch and layer among the units of one group. Where several layers
@@ -34,9 +36,10 @@ def taylor_ranks(model: nn.Module, graph: ChannelGraph, batches: Batches) -> np.
     names = list(dict.fromkeys(name for members in writers for name in members))
     weights = {name: state[name].detach().requires_grad_() for name in names}
     ranks = np.zeros(graph.units)
-    with evaluation_mode(model), torch.enable_grad():
-        for x, y in batches:
-            loss = F.cross_entropy(functional_call(model, weights, (x,)).float(), y)
+    samples = Samples.of(batches)
+    with loss_mode(model, samples), torch.enable_grad():
+        for batch in samples.batches:
+            loss = scalar(samples.loss(Substituted(model, weights), batch))
             gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
             scores = {
                 name: per_unit(graph, name, 0, _filter_sums(weights[name], gradient))
@@ -55,7 +58,7 @@ class LossCurves:
     """Loss variation L − L0 of every group alone, against how many of its units are gone.
 
     group, removed (units): int64 [points], sorted by both, 0 removed first; variation: float64
-    [points]; loss: L0, the mean cross-entropy of the whole network.
+    [points]; loss: L0, the mean loss of the whole network.
     """
 
     group: np.ndarray
@@ -88,7 +91,11 @@ class LossCurves:
 
 
 def loss_curves(
-    model: nn.Module, graph: ChannelGraph, scores: np.ndarray, batches: Batches, points: int
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: np.ndarray,
+    batches: Iterable[Any] | Samples,
+    points: int,
 ) -> LossCurves:
     """Loss with the lowest units of one group at a time removed, at `points` counts a group.
 
@@ -97,7 +104,8 @@ def loss_curves(
     `points` passes over the batches a group. The model is left as it was.
     """
     net = copy.deepcopy(model)
-    base = mean_loss(net, batches)
+    samples = Samples.of(batches)
+    base = _loss(net, samples)
     groups, counts, variations = [], [], []
     for g, group in enumerate(graph.groups):
         start = int(graph.offsets[g])
@@ -107,7 +115,7 @@ def loss_curves(
             variation = 0.0
             if count:
                 with masked(net, graph, start + order[:count]):
-                    variation = mean_loss(net, batches) - base
+                    variation = _loss(net, samples) - base
             groups.append(g)
             counts.append(count)
             variations.append(variation if math.isfinite(variation) else HUGE)
@@ -119,19 +127,31 @@ def loss_curves(
     )
 
 
-def first_images(batches: Batches, images: int, size: int | None = None) -> list[Batch]:
-    """The first `images` images, in the batches they come in or anew in batches of `size`."""
+def first_images(batches: Iterable[Any] | Samples, images: int, size: int | None = None) -> Samples:
+    """The first `images` images, in the batches they come in or anew in batches of `size`.
+
+    Batches of another task than classification stay whole.
+    """
+    samples = Samples.of(batches)
+    if not samples.classifier:
+        return some(samples, images)
     taken: list[Batch] = []
     left = images
-    for x, y in batches:
+    for x, y in samples.batches:
         taken.append((x[:left], y[:left]))
         left -= len(taken[-1][1])
         if left <= 0:
             break
     if size is None or not taken:
-        return taken
+        return samples.with_batches(taken)
     xs, ys = (torch.cat([batch[i] for batch in taken]).split(size) for i in (0, 1))
-    return list(zip(xs, ys, strict=True))
+    return samples.with_batches(list(zip(xs, ys, strict=True)))
+
+
+def _loss(model: nn.Module, samples: Samples) -> float:
+    if samples.classifier:
+        return mean_loss(model, samples.batches)
+    return mean_task_loss(model, samples)
 
 
 def _writers(graph: ChannelGraph) -> list[list[str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Batch
+from pruning.data import Samples, call
 from pruning.graph import ChannelGraph
 from pruning.importance.magnitude import per_unit
 from pruning.reconstruction import (
@@ -28,7 +29,10 @@ CHUNK = 32  # images at a time: patches are taps times as large as what they are
 
 @torch.no_grad()
 def channel_moments(
-    model: nn.Module, graph: ChannelGraph, batches: Sequence[Batch], positions: int = POSITIONS
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any] | Samples,
+    positions: int = POSITIONS,
 ) -> dict[str, Moments]:
     """Moments by weight name for all 2-d convolutions and linear layers that read a group.
 
@@ -48,9 +52,9 @@ def channel_moments(
         sums.setdefault(name, Sums()).add(rows, rows[..., :0])
 
     with evaluation_mode(model), layers_called(model, reads, add):
-        for x, _ in batches:
-            for part in x.split(CHUNK):
-                model(part)
+        for inputs in Samples.of(batches).inputs:
+            for part in inputs.split(CHUNK) if isinstance(inputs, Tensor) else (inputs,):
+                call(model, part)
                 phase += 1
     return {name: each.moments() for name, each in sums.items()}
 

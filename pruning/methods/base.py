@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
 
-from pruning.data import Batches
+from pruning.data import Samples
 from pruning.graph import ChannelGraph, Keep, Problem
 
 __all__ = ["Batches", "Method", "Problem", "Scalar", "State"]
+
+Batches = Iterable[Any] | Samples
+"""(images, labels) of a classifier, or samples with the loss of any task; walked again."""
 
 State = dict[str, np.ndarray]
 """What a method measures once per base model: named arrays, nothing else."""

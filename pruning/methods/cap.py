@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,13 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning.data import Batch, Batches
+from pruning.data import Samples, few, first
 from pruning.graph import ChannelGraph, cut
 from pruning.importance import GainCurves, first_images, greedy_curves
 from pruning.methods.allocation import spend
-from pruning.methods.base import Method, Problem, Scalar, State
+from pruning.methods.base import Batches, Method, Problem, Scalar, State
 from pruning.reconstruction import Moments, compensate_layers, input_moments, norms_after
-from pruning.training import evaluate
+from pruning.training import evaluate, mean_task_loss
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,38 @@ def accuracy_drops(
     graph: ChannelGraph,
     moments: Mapping[str, Moments],
     curves: GainCurves,
-    scored: list[Batch],
+    scored: Samples,
     points: int,
 ) -> np.ndarray:
     """Accuracy lost by each group alone, compensated: float64 [groups, points + 1].
 
+    Of a task that is no classification: 1 - exp(-rise), the loss's rise as a share of the loss.
+
     Column j: j/points of the group's units removed (at least one stays); never decreasing.
     """
-    norms = norms_after(model, graph, scored[0][0][:2])
-    base = evaluate(model, scored)
+    norms = norms_after(model, graph, few(first(scored.inputs)))
+    base = _measure(model, scored)
     drops = np.zeros((len(graph.groups), points + 1))
     for g, group in enumerate(graph.groups):
         order = curves.order[graph.offsets[g] : graph.offsets[g + 1]]
         for j in range(1, points + 1):
             kept = max(1, round(group.units * (1 - j / points)))
             slim = compensated(model, graph, moments, norms, g, np.sort(order[:kept]))
-            drops[g, j] = base - evaluate(slim, scored)
+            drops[g, j] = _drop(base, _measure(slim, scored), scored)
     return np.maximum.accumulate(drops, axis=1)
+
+
+def _measure(model: nn.Module, scored: Samples) -> float:
+    if scored.classifier:
+        return evaluate(model, scored.batches)
+    return mean_task_loss(model, scored)
+
+
+def _drop(base: float, cut: float, scored: Samples) -> float:
+    if scored.classifier:
+        return base - cut
+    rise = (cut - base) / max(abs(base), TINY)
+    return 1 - math.exp(-max(rise, 0.0)) if math.isfinite(rise) else 1.0
 
 
 @torch.no_grad()

@@ -7,10 +7,9 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from pruning.data import Batches
 from pruning.graph import ChannelGraph
 from pruning.importance import GainCurves, gain_curve
-from pruning.methods.base import Method, Problem, State
+from pruning.methods.base import Batches, Method, Problem, State
 
 
 class GainCurve(Method):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from pruning.data import few, first
 from pruning.graph import ChannelGraph, Cost, Keep
 from pruning.importance import (
     GatedNetwork,
@@ -69,7 +70,7 @@ class PruneNet(Method):
         gamma = balanced_gamma(network, seen, prices, rounds=self.bisections, steps=short)
         gates = learn_gates(network, seen, prices, gamma, self.steps)
         moments = channel_moments(model, graph, first_images(seen, self.statistics), self.positions)
-        norms = norms_after(model, graph, seen[0][0][:2])
+        norms = norms_after(model, graph, few(first(seen.inputs)))
         modules = [name for name, _ in model.named_modules()]  # a state holds numbers only
         return {
             "gate": gates,

@@ -59,7 +59,7 @@ def _runs(model: nn.Module, x: Tensor) -> bool:
     try:
         with torch.no_grad():
             twin(model, tensors).eval()(x.to(_dtype(model)))
-    except RuntimeError:
+    except Exception:  # of the network: it may take something else than one tensor
         return False
     return True
 

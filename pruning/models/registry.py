@@ -74,22 +74,36 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
         factory = _custom_factory(spec, trust)
     if source in SOURCES and (taken := WEIGHT_ARGS & args.keys()):
         raise UserError(f"{spec} takes no {taken.pop()!r} here; name weights in model.weights")
-    try:
-        model = factory(**args)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"cannot build {spec} with {args}: {error}; check model.args") from error
-    except (Exception, SystemExit) as error:  # somebody else's code: whatever it meets
-        if source in SOURCES or isinstance(error, UserError):
-            raise
-        first = next(iter(str(error).splitlines()), "")
-        raise UserError(
-            f"{spec} ended with {type(error).__name__}: {first}; mend the factory"
-        ) from error
+    model = _call(factory, spec, args)
+    if source not in SOURCES and not isinstance(model, nn.Module) and hasattr(model, "model"):
+        model = model.model()  # of a task, whose name a model file may have
     if not isinstance(model, nn.Module):
         raise UserError(f"{spec} made a {type(model).__name__}; the factory must return nn.Module")
     # published weights are found by it, and a slim version tells what it was made from
     setattr(model, "origin", (spec, args))  # noqa: B010  nn.Module types its attributes as modules
     return model
+
+
+def made(spec: str, args: Mapping[str, Any], *, trust: bool = False) -> Any:
+    """Whatever package.module:factory makes; UserError without `trust`, or where it fails."""
+    if ":" not in spec:
+        raise UserError(f"{spec!r} is no package.module:factory")
+    return _call(_custom_factory(spec, trust), spec, args)
+
+
+def _call(factory: Callable[..., Any], spec: str, args: Mapping[str, Any]) -> Any:
+    own = spec.rpartition(":")[0] not in SOURCES
+    try:
+        return factory(**args)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cannot build {spec} with {args}: {error}; check its arguments") from error
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it meets
+        if not own or isinstance(error, UserError):
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{spec} ended with {type(error).__name__}: {first}; mend the factory"
+        ) from error
 
 
 def runs_code(spec: str) -> bool:

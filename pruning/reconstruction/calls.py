@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pruning.data import call
 from pruning.graph import ChannelGraph, tensors_in
 from pruning.reconstruction.filters import LAYER_CALLS, Filter
 from pruning.training import evaluation_mode
@@ -60,16 +61,16 @@ class Usage:
     shared: frozenset[str]
 
 
-def norms_after(model: nn.Module, graph: ChannelGraph, x: Tensor) -> dict[str, str]:
+def norms_after(model: nn.Module, graph: ChannelGraph, inputs: Any) -> dict[str, str]:
     """By weight name the module name of the BN that alone reads that layer's output.
 
-    x: a few images. Layers whose output goes elsewhere (too) are left out.
+    inputs: a few images. Layers whose output goes elsewhere (too) are left out.
     """
-    return usage(model, graph, x).norms
+    return usage(model, graph, inputs).norms
 
 
-def usage(model: nn.Module, graph: ChannelGraph, x: Tensor) -> Usage:
-    """How a network uses its layers' outputs, from one forward pass; x: a few images."""
+def usage(model: nn.Module, graph: ChannelGraph, inputs: Any) -> Usage:
+    """How a network uses its layers' outputs, from one forward pass; inputs: a few images."""
     weights = {layer.weight for layer in graph.layers}
     names = {id(p): name for name, p in model.named_parameters() if name in weights}
     norms = {
@@ -82,20 +83,20 @@ def usage(model: nn.Module, graph: ChannelGraph, x: Tensor) -> Usage:
     calls: dict[str, int] = {}
 
     def see(func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> None:
-        inputs = list(tensors_in((args, kwargs)))
+        given = list(tensors_in((args, kwargs)))
         if not any(True for _ in tensors_in(out)):
             return  # asks for a shape or the like
-        reader = next((norms[id(t)] for t in inputs if id(t) in norms), None)
-        for tensor in inputs:
+        reader = next((norms[id(t)] for t in given if id(t) in norms), None)
+        for tensor in given:
             if id(tensor) in outputs:
                 readers[outputs[id(tensor)][0]].append(reader)
-        written = next((names[id(t)] for t in inputs if id(t) in names), None)
+        written = next((names[id(t)] for t in given if id(t) in names), None)
         if written is not None and isinstance(out, Tensor):
             outputs[id(out)] = (written, out)
             readers.setdefault(written, [])
             calls[written] = calls.get(written, 0) + 1
 
     with evaluation_mode(model), torch.no_grad(), Calls(see):
-        model(x)
+        call(model, inputs)
     alone = {name: found[0] for name, found in readers.items() if len(found) == 1 and found[0]}
     return Usage(alone, frozenset(name for name, count in calls.items() if count > 1))

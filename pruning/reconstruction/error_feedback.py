@@ -9,13 +9,15 @@ predecessors got wrong. Where a ReLU follows, errors that it hides do not count.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pruning.data import Batches
+from pruning.data import Samples
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Keep
 from pruning.reconstruction.calls import usage
@@ -38,7 +40,7 @@ def repair(
     whole: nn.Module,
     graph: ChannelGraph,
     keep: Keep,
-    batches: Batches,
+    batches: Iterable[Any] | Samples,
     *,
     feedback: bool = True,
     settings: Settings | None = None,
@@ -51,7 +53,7 @@ def repair(
     whole network's inputs at all its calls. feedback=False does so with all of them, as CaP does.
     UserError where the network's code cannot be followed.
     """
-    images = _images(batches)
+    images = _images(Samples.of(batches).inputs)
     settings = settings or Settings()
     if not feedback:
         settings = replace(settings, rounds=0)
@@ -75,10 +77,18 @@ def repair(
             walk.force(pair)
 
 
-def _images(batches: Batches) -> list[Tensor]:
-    """Parts of one size, up to MOST_PIXELS in all, at least one; a short last batch is left out."""
+def _images(batches: Iterable[Any]) -> list[Tensor]:
+    """Parts of one size, up to MOST_PIXELS in all, at least one; a short last batch is left out.
+
+    UserError where the network is not called with one tensor of [N, C, ...].
+    """
     images: list[Tensor] = []
-    for x, _ in batches:
+    for x in batches:
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            raise UserError(
+                "repair follows networks that take one tensor [N, C, ...], this one takes "
+                f"{type(x).__name__}; use repair none, or auto, which does what can be done"
+            )
         pixels = x[0, 0].numel() * len(x)
         if images and (len(images) + 1) * pixels > MOST_PIXELS:
             break

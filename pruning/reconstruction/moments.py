@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Batches
+from pruning.data import Samples, call
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.reconstruction.calls import layers_called
@@ -100,7 +101,7 @@ def _memory(device: torch.device) -> float:
 def input_moments(
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Batches,
+    batches: Iterable[Any] | Samples,
     positions: int = POSITIONS,
     only: Collection[str] | None = None,
 ) -> dict[str, Moments]:
@@ -122,7 +123,7 @@ def input_moments(
         )
 
     with evaluation_mode(model), layers_called(model, reads, add):
-        for x, _ in batches:
-            model(x)
+        for inputs in Samples.of(batches).inputs:
+            call(model, inputs)
             phase += 1
     return {name: each.moments() for name, each in sums.items() if each.count}

@@ -6,6 +6,11 @@ from .batch_norm import refresh as refresh
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluation_mode as evaluation_mode
 from .evaluation import mean_loss as mean_loss
+from .fitting import fit as fit
 from .loop import EpochResult as EpochResult
 from .loop import finetune as finetune
+from .objective import Substituted as Substituted
+from .objective import loss_mode as loss_mode
+from .objective import mean_task_loss as mean_task_loss
+from .objective import scalar as scalar
 from .recipe import Recipe as Recipe

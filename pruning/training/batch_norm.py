@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.data import Batch, Batches, Images
+from pruning.data import Images, Samples, call, images_in
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Keep
 from pruning.training.evaluation import evaluation_mode
@@ -21,17 +22,23 @@ NOISE = 1e-3  # of a variance: a channel that hardly varies on these images has 
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Batches) -> None:
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Any] | Samples,
+    run: Callable[[nn.Module, Any], object] = call,
+) -> None:
     """Measure all BN means and variances anew: reset, then the plain average over the batches.
 
-    Each batch counts by its images. The average is that of batch variances, so hand in shuffled
-    batches. Modes and momenta are left as they were; without BN nothing is run. UserError, and
-    nothing changed, without images. After a cut `carry_over` is the better estimate.
+    batches: (images, labels), or samples, whose inputs are taken; with another `run` than a call,
+    whatever run(model, batch) takes. Each batch counts by its images. The average is that of batch
+    variances, so hand in shuffled batches. Modes and momenta are left as they were; without BN
+    nothing is run. UserError, and nothing changed, without images. After a cut `carry_over` is the
+    better estimate.
     """
     norms = [module for _, module in _norms(model)]
     if not norms:
         return
-    images = _several(batches)
+    images = _several(Samples.of(batches).inputs if run is call else cast(Iterable[Any], batches))
     first = next(images)
     momenta = [norm.momentum for norm in norms]
     with evaluation_mode(model):
@@ -40,12 +47,12 @@ def recalibrate(model: nn.Module, batches: Batches) -> None:
             norm.training = True
         try:
             seen = 0
-            for x, _ in (first, *images):
-                seen += len(x)
+            for batch in chain((first,), images):
+                seen += images_in(batch)
                 for norm in norms:
                     # momentum=None is this for equal batches, but makes the device wait
-                    norm.momentum = len(x) / seen
-                model(x)
+                    norm.momentum = images_in(batch) / seen
+                run(model, batch)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -64,7 +71,11 @@ def refresh(model: nn.Module, images: Images, recipe: Recipe, seed: int = 0) -> 
 
 @torch.no_grad()
 def carry_over(
-    slim: nn.Module, whole: nn.Module, graph: ChannelGraph, keep: Keep, batches: Batches
+    slim: nn.Module,
+    whole: nn.Module,
+    graph: ChannelGraph,
+    keep: Keep,
+    batches: Iterable[Any] | Samples,
 ) -> None:
     """Move the BN statistics of `slim` = cut(whole, graph, keep) by what the cut changed.
 
@@ -76,7 +87,7 @@ def carry_over(
     if not norms:
         return
     kept = graph.kept_units(keep)
-    images = _several(batches)
+    images = _several(Samples.of(batches).inputs)
     first = next(images)
     seen: list[_Seen] = []
     with ExitStack() as stack:
@@ -87,9 +98,9 @@ def carry_over(
             rows = graph.kept_positions(name, 0, kept) if (name, 0) in graph.axes else None
             seen.append(_Seen.of(norm, whole.get_submodule(path), rows))
             stack.callback(seen[-1].unhook)
-        for x, _ in (first, *images):
-            whole(x)
-            slim(x)
+        for inputs in chain((first,), images):
+            call(whole, inputs)
+            call(slim, inputs)
     for each in seen:
         each.finish()
 
@@ -203,12 +214,13 @@ def _norms(model: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
-def _several(batches: Batches) -> Iterator[Batch]:
+def _several(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches without single images, which have no variance where maps are 1x1."""
     found = 0
-    for x, y in batches:
-        if len(x) and (len(x) > 1 or not found):
+    for batch in batches:
+        images = images_in(batch)
+        if images and (images > 1 or not found):
             found += 1
-            yield x, y
+            yield batch
     if not found:
         raise UserError("no images for batch norm; hand in batches that can be walked again")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.data import Batches
 from pruning.errors import UserError
 
 
-def evaluate(model: nn.Module, batches: Batches) -> float:
+def evaluate(model: nn.Module, batches: Iterable[Any]) -> float:
     """Top-1 accuracy as a fraction, in evaluation mode; the model is left as it was."""
     return _mean(model, batches, lambda logits, y: (logits.argmax(1) == y).sum())
 
 
-def mean_loss(model: nn.Module, batches: Batches) -> float:
+def mean_loss(model: nn.Module, batches: Iterable[Any]) -> float:
     """Mean cross-entropy over all images, in evaluation mode; the model is left as it was."""
     return _mean(model, batches, lambda logits, y: F.cross_entropy(logits, y, reduction="sum"))
 
@@ -36,7 +36,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _mean(
-    model: nn.Module, batches: Batches, statistic: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module, batches: Iterable[Any], statistic: Callable[[Tensor, Tensor], Tensor]
 ) -> float:
     total: Tensor | None = None
     count = 0

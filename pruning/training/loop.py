@@ -90,7 +90,7 @@ def _epochs(
                 model.train()
                 with seeded(seed + 1_000_003 * start, device), benchmarking(device):
                     for i, (x, y) in enumerate(islice(batches, count), start):
-                        step.lr.fill_(learning_rate(recipe, i, steps))
+                        step.update.set(learning_rate(recipe, i, steps))
                         run(x, y)
                     loss = step.mean_loss(count)  # the epoch's only wait for the device
                 seconds = time.perf_counter() - began
@@ -101,7 +101,10 @@ def _epochs(
                         f"lower the learning rate (lr {recipe.lr})"
                     )
                 rate = learning_rate(recipe, start + count - 1, steps)
+                step.update.swap()  # the caller may stop here: what it gets is the average
                 yield EpochResult(epoch, loss, rate, count * batch / seconds, seconds)
+                if start + count < steps:
+                    step.update.swap()
         finally:
-            step.optimizer.zero_grad(set_to_none=True)  # a graph's gradients lie in its own memory
+            step.update.clear()  # a graph's gradients lie in its own memory
             model.eval()

@@ -7,23 +7,31 @@ from dataclasses import dataclass
 
 from pruning.errors import UserError
 
+OPTIMIZERS = ("sgd", "adamw")
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with Nesterov momentum and a cosine learning rate down to zero.
+    """How to train: by SGD or AdamW, with a cosine learning rate down to zero.
 
     Args:
         epochs: Passes over the training images; may be a fraction (0.5 is half a pass).
         batch: Images per step; a smaller set is one batch.
         lr: Highest learning rate, reached after the warm-up.
-        momentum: Nesterov momentum (0 to below 1).
-        weight_decay: L2 penalty on the weights, added to the gradient.
+        momentum: Nesterov momentum of SGD (0 to below 1).
+        weight_decay: SGD: L2 penalty on the weights, added to the gradient; AdamW: share of the
+            learning rate by which they shrink in each step.
         decay_all: Whether the penalty takes in biases and BN parameters too.
         label_smoothing: Share of the label spread over all classes (0 to below 1).
         warmup: Share of all steps in which the learning rate rises linearly (0 to 1).
         augment: Augmentation by name (see pruning.data.images); auto is the set's own.
         distill: Share of the loss that asks for the teacher's outputs (0 to 1); 0 is off.
         temperature: Softening of both outputs in that part of the loss.
+        optimizer: sgd, or adamw (which wants learning rates of about 0.001).
+        clip: Longest gradient, by its norm over all weights; 0 is no limit.
+        ema: Decay of a moving average of the weights, which is what is scored and kept (0.99); 0 is
+            off.
+        accumulate: Batches whose gradients make one step.
         precision: fp32, bf16 (autocast), or auto: bf16 where the processor computes in it.
         cuda_graph: Whether a GPU replays a captured step.
     """
@@ -39,6 +47,10 @@ class Recipe:
     augment: str = "auto"
     distill: float = 0.0
     temperature: float = 4.0
+    optimizer: str = "sgd"
+    clip: float = 0.0
+    ema: float = 0.0
+    accumulate: int = 1
     precision: str = "auto"
     cuda_graph: bool = True
 
@@ -57,6 +69,10 @@ class Recipe:
         _need(0 <= self.warmup <= 1, "warmup", self.warmup, "from 0 to 1")
         _need(0 <= self.distill <= 1, "distill", self.distill, "from 0 to 1")
         _need(self.temperature > 0, "temperature", self.temperature, "above 0")
+        _need(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
+        _need(0 <= self.clip < math.inf, "clip", self.clip, "0 (no limit) or more")
+        _need(0 <= self.ema < 1, "ema", self.ema, "from 0 (off) to below 1, as in 0.99")
+        _need(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         choices = ("auto", "fp32", "bf16")
         _need(self.precision in choices, "precision", self.precision, f"one of {choices}")
 

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pruning.training.optimizer import Update, tensors_of
 
 if TYPE_CHECKING:
     from pruning.training.recipe import Recipe
@@ -27,33 +28,27 @@ REHEARSALS = 3
 class Step:
     """Forward, loss, backward and update for one batch; runs as it is or captured.
 
-    `lr` is a tensor, so that a replay sees its changes; losses add up in `total`, on the device.
+    Losses add up in `total`, on the device.
     """
 
     def __init__(
         self, model: nn.Module, teacher: nn.Module | None, recipe: Recipe, device: torch.device
     ) -> None:
         self.model, self.teacher, self.recipe, self.device = model, teacher, recipe, device
-        self.bf16 = _wants_bf16(recipe.precision, device)
-        self.lr = torch.tensor(recipe.lr, device=device)
+        self.bf16 = wants_bf16(recipe.precision, device)
         self.total = torch.zeros((), device=device)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            [
-                {"params": group, "weight_decay": decay}
-                for group, decay in _decayed(parameters, recipe)
-            ],
-            lr=self.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-            fused=device.type in ("cpu", "cuda"),
-        )
+        self.update = Update(model, recipe, device)
+        self.batches = 0
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        many = self.recipe.accumulate
+        if self.batches % many == 0:
+            self.update.clear()
+        self.batches += 1
         loss = self.loss(x, y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        (loss / many if many > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        if self.batches % many == 0:
+            self.update()
         self.total += loss.detach()
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -80,21 +75,19 @@ class Step:
 
         Weights, buffers and momentum are as new.
         """
-        state = list(chain(self.model.parameters(), self.model.buffers()))
+        state = tensors_of(self.model)
         before = [t.detach().clone() for t in state]
         try:
             for _ in range(steps):
                 self(x, y)
         finally:
-            self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for tensor, old in zip(state, before, strict=True):
                     tensor.copy_(old)
-                # zero momentum makes the next step equal to a first one
-                for buffers in self.optimizer.state.values():
-                    if buffers.get("momentum_buffer") is not None:
-                        buffers["momentum_buffer"].zero_()
                 self.total.zero_()
+            # zero momentum makes the next step equal to a first one
+            self.update.forget()
+            self.batches = 0
 
     def _logits(self, network: nn.Module, x: Tensor) -> Tensor:
         # no cache of cast weights: a capture must record the casts that its replays need
@@ -107,7 +100,8 @@ class Step:
 
 def capture(step: Step, shape: tuple[int, ...], seed: int) -> Callable[[Tensor, Tensor], None]:
     """The step as a CUDA graph over static inputs; the step itself where that cannot be."""
-    if step.device.type != "cuda" or not step.recipe.cuda_graph:
+    several = step.recipe.accumulate > 1  # batches differ in what they do
+    if step.device.type != "cuda" or not step.recipe.cuda_graph or several:
         return step
     x = torch.zeros(shape, device=step.device).contiguous(memory_format=torch.channels_last)
     y = torch.zeros(shape[0], dtype=torch.int64, device=step.device)
@@ -162,24 +156,13 @@ def _waiting_raises() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def _wants_bf16(precision: str, device: torch.device) -> bool:
+def wants_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # measured: ResNet-20 trains 1.5 to 2 times faster where a CPU multiplies bf16 itself
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
-def _decayed(parameters: list[nn.Parameter], recipe: Recipe) -> list[tuple[list[Tensor], float]]:
-    """Parameters and their weight decay; biases and BN parameters are those of one dimension."""
-    if recipe.decay_all:
-        return [(list(parameters), recipe.weight_decay)]
-    groups: list[tuple[list[Tensor], float]] = [
-        ([p for p in parameters if p.ndim > 1], recipe.weight_decay),
-        ([p for p in parameters if p.ndim <= 1], 0.0),
-    ]
-    return [group for group in groups if group[0]]
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_counts_as_huge() -> None:
 
 def test_first_images_are_trimmed_and_batched_anew() -> None:
     data = [(torch.arange(i, i + 4), torch.arange(i, i + 4)) for i in (0, 4, 8)]
-    assert [len(y) for _, y in first_images(data, 6)] == [4, 2]
-    again = first_images(data, 10, size=3)
+    assert [len(y) for _, y in first_images(data, 6).batches] == [4, 2]
+    again = list(first_images(data, 10, size=3).batches)
     assert [len(y) for _, y in again] == [3, 3, 3, 1]
     assert torch.cat([x for x, _ in again]).tolist() == list(range(10))

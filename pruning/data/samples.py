@@ -1,0 +1,72 @@
+"""What a network is measured on: inputs alone, and batches with a loss where one is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from pruning.data.calls import Again, images_in
+from pruning.errors import UserError
+
+Loss = Callable[[Any, Any], Tensor]
+"""loss(model, batch) → the mean loss of a batch, a tensor of one number."""
+
+
+def cross_entropy(model: Any, batch: Any) -> Tensor:
+    """Mean cross-entropy of a classifier on (images, labels): the loss where none is named."""
+    x, y = batch
+    return F.cross_entropy(model(x).float(), y)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """inputs: batches of what the network is called with; batches: what `loss` takes.
+
+    Both can be walked again. training: `loss` needs the network in training mode, as those of
+    detectors do; batch norm and dropout are held in evaluation mode all the same.
+    """
+
+    inputs: Iterable[Any]
+    batches: Iterable[Any]
+    loss: Loss = cross_entropy
+    training: bool = False
+
+    @classmethod
+    def of(cls, batches: Iterable[Any] | Samples) -> Samples:
+        """Samples as they are; batches (images, labels) of a classifier as samples."""
+        if isinstance(batches, Samples):
+            return batches
+        return cls(Again(batches, _images), batches)
+
+    @property
+    def classifier(self) -> bool:
+        """Whether batches are (images, labels), which can be cut up and put together anew."""
+        return self.loss is cross_entropy
+
+    def with_batches(self, batches: Sequence[Any]) -> Samples:
+        """The same loss on other batches; of a classifier's, the inputs are theirs too."""
+        if self.classifier:
+            return Samples.of(batches)
+        return Samples(self.inputs, batches, self.loss, self.training)
+
+
+def some(samples: Samples, images: int) -> Samples:
+    """The first batches, up to about so many images, as a list; at least one. UserError if none."""
+    taken: list[Any] = []
+    seen = 0
+    for batch in samples.batches:
+        taken.append(batch)
+        seen += max(1, images_in(batch))
+        if seen >= images:
+            break
+    if not taken:
+        raise UserError("no batches to measure the loss on; hand in at least one")
+    return samples.with_batches(taken)
+
+
+def _images(batch: Any) -> Any:
+    return batch[0]
