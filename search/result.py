@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search.frontier import pictures, select
-from search.storage import Ledger, Results, results
+from search.pareto import TOP1, Metric
+from search.storage import Results, results, to_table
 from search.storage import files as storage
 
 if TYPE_CHECKING:
@@ -25,12 +26,13 @@ class Point:
     values: Mapping[str, Any]
     network: nn.Module | None = field(default=None, repr=False)
     trust: bool = field(default=False, repr=False)
+    metric: Metric = TOP1
 
     def __getitem__(self, column: str) -> Any:
         return self.values[column]
 
     def __repr__(self) -> str:
-        return f"Point({select.describe(self.values)})"
+        return f"Point({select.describe(self.values, self.metric)})"
 
     @property
     def rank(self) -> int:
@@ -47,9 +49,9 @@ class Point:
         return int(self.values["params"])
 
     @property
-    def accuracy(self) -> float | None:
-        """Top-1, a fraction: the mean on test, else what it has on val."""
-        return results.accuracy(self.values)
+    def score(self) -> float | None:
+        """In the run's metric (a fraction where that is in %): the mean on test, else on val."""
+        return results.score(self.values)
 
     @property
     def checkpoint(self) -> str:
@@ -82,8 +84,13 @@ class Result:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """run.json: configuration, versions, the base model's accuracy and MACs, status."""
+        """run.json: configuration, versions, the base model's score and MACs, status."""
         return self._run.record
+
+    @property
+    def metric(self) -> Metric:
+        """What its scores are: name, unit, direction."""
+        return self._run.metric
 
     @property
     def finished(self) -> bool:
@@ -102,7 +109,7 @@ class Result:
     @property
     def trials(self) -> pa.Table:
         """Every trial that has ended, also those that failed, with their reasons."""
-        return Ledger(self.place).to_table(self._run.rows)
+        return to_table(self._run.rows, self.metric)
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -114,14 +121,14 @@ class Result:
     ) -> Point:
         """The one point asked for; UserError, naming the nearest, where none qualifies.
 
-        at_most: the best within a cost ("60M MACs", "50%", "2M params"); at_least: the cheapest of
-        at least so much accuracy ("93%"); knee: the one farthest above the frontier's ends.
+        at_most: the best within a cost ("60M MACs", "50%", "2M params"); at_least: the cheapest
+        that is at least so good ("93%"); knee: the one farthest above the frontier's ends.
         """
         options = select.ChooseOptions(at_most, at_least, knee)
         return self._point(select.choose(self._run.points, options, self.record))
 
     def plot(self) -> Figure:
-        """Accuracy against MACs as a matplotlib Figure; a notebook shows it."""
+        """Scores against MACs as a matplotlib Figure; a notebook shows it."""
         return pictures.frontier(self._run.points, self._run.rows, self.record)
 
     def report(self) -> str:
@@ -131,7 +138,7 @@ class Result:
         return page.write(self.place)
 
     def _point(self, values: Mapping[str, Any]) -> Point:
-        return Point(values, self.network, self.trust)
+        return Point(values, self.network, self.trust, self.metric)
 
     def __repr__(self) -> str:
         state = "" if self.finished else " so far"

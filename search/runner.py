@@ -62,11 +62,11 @@ def run(
     if before is not None:
         session.check_same(before, config, base, problem)
     else:  # may refuse, and then nothing is written
-        study = make_study(config, base.states, problem, share.slots)
+        study = make_study(config, base.states, problem, share.slots, base.metric)
     with lock.hold(storage.open_uri(config.out), say) as lease:
         current = session.begin(config, before, base, problem)
         # not sooner: another driver may have added to the ledger until now
-        study = study or make_study(config, base.states, problem, share.slots)
+        study = study or make_study(config, base.states, problem, share.slots, base.metric)
         study.ledger.guard = lease.check
         driven = Session(config, base, study, share, current, say)
         driven.introduce()

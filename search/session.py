@@ -60,7 +60,10 @@ class Session:
         page.write(self.config.out)
         if expected := growth.outlook(rows, self.reference):
             self.say(expected)
-        for line in (*correlation.remarks(rows, self.study.cost.base_macs), *_failures(rows)):
+        for line in (
+            *correlation.remarks(rows, self.study.cost.base_macs, self.base.metric),
+            *_failures(rows),
+        ):
             self.say(line)
 
     def put_away(self) -> None:
@@ -74,19 +77,20 @@ class Session:
 
     def introduce(self) -> None:
         """Say what is searched, and with what."""
-        val, test = self.record["base_top1_val"], self.record["base_top1_test"]
+        val, test = self.record["base_score_val"], self.record["base_score_test"]
+        metric = self.base.metric
         for line in self.base.notes:
             self.say(line)
         self.say(
             f"base model: {self.record['base_macs'] / 1e6:.2f} M MACs, "
-            f"{self.record['base_params']:,} parameters, top-1 val {val:.2%}, test {test:.2%}"
+            f"{self.record['base_params']:,} parameters, {metric.name} val {metric.show(val)}, "
+            f"test {metric.show(test)}"
         )
         if not self.study.finished and (asked := base_model.question(self.config)):
             self.say(asked)
-        if val > test + 0.03:
-            self.say(
-                "val is far above test: the base model has seen val, so val accuracies read high"
-            )
+        far = 0.03 if metric.fraction else 0.1 * abs(test)
+        if metric.gain(val) > metric.gain(test) + far:
+            self.say("val is far better than test: the base model has seen val, so val flatters")
         if self.study.finished:
             self.say(f"going on after {self.study.finished} finished trials")
         share = self.share
@@ -100,10 +104,10 @@ class Session:
             )
 
     def _export(self, members: Sequence[Member], current: Mapping[str, Any]) -> None:
+        self.study.ledger.compact(self.base.metric)
         points.export(self.config.out, members, self.study.rows, dict(current))
         if self.config.search.keep_checkpoints == "frontier":
-            points.forget_checkpoints(self.config.out, self.study.rows)
-        self.study.ledger.compact()  # names the weights that are kept
+            points.forget_checkpoints(self.config.out, self.study.rows, self.base.metric)
 
 
 def earlier(config: Config) -> dict[str, Any] | None:
@@ -142,7 +146,7 @@ def begin(
     place = storage.open_uri(config.out)
     if before is None and results.find_record(place) is not None:
         raise UserError(f"another process has begun {config.out}; give the command once more")
-    current = before or record.create(config, base_model.facts(base, problem), base.info.classes)
+    current = before or record.create(config, base_model.facts(base, problem), base.metric)
     plain = configuration.to_dict(config)
     current = record.update(place, current, status="running", config=plain)
     if not storage.exists(place / base_model.FILE):

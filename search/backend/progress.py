@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pruning.errors import UserError
 from search.backend import final
 from search.config import Config
-from search.pareto import Reference
+from search.pareto import TOP1, Metric, Reference
 from search.pareto import front as pareto
-from search.storage import Row, files, live, pruned_by
+from search.storage import Row, files, live
 from search.study import Study
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
@@ -83,9 +81,7 @@ class Progress(tune.Callback):
         every = LIVE_EVERY if self.run and self.run.is_local else LIVE_EVERY_FAR
         if self.run and time.monotonic() - self.written >= every:
             self.written = time.monotonic()
-            with suppress(UserError):  # another drives the run by now: the next row says so
-                self.study.ledger.guard()
-                live.write(self.run, self.state())
+            live.write(self.run, self.state())
         if self.console.is_terminal:
             self.live.update(self.panel())
         elif time.monotonic() - self.logged >= LOG_EVERY:
@@ -118,22 +114,24 @@ class Progress(tune.Callback):
         parts = [f"{study.finished}/{self.budget} trials, {len(study.running)} running"]
         parts += [f"{count} {status}" for status, count in counts.items() if count]
         complete = [row for row in study.rows if row.status == "complete"]
-        volume = pareto.hypervolume(pareto.points_of(complete), self.reference)
+        points = pareto.points_of(complete, self.reference.metric)
+        volume = pareto.hypervolume(points, self.reference)
         parts.append(f"hypervolume {volume:.4f}")
         return ", ".join([*parts, *self._time_left()])
 
     def panel(self) -> Group:
+        metric = self.reference.metric
         table = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("MACs [M]", "of base", "val [%]", "method"):
+        for column in ("MACs [M]", "of base", metric.column("val"), "method"):
             table.add_column(column, justify="right")
         complete = [row for row in self.study.rows if row.status == "complete"]
-        front = pareto.front(pareto.points_of(complete))
+        front = pareto.front(pareto.points_of(complete, metric))
         picks = np.unique(np.linspace(0, len(front) - 1, SHOWN).round().astype(int))
         for i in front[picks] if len(front) else []:
             row = complete[i]
-            base = self.reference.base_macs
-            accuracy, by = 100 * (row.score_val or 0.0), pruned_by(row.method, row.macs, base)
-            table.add_row(f"{row.macs / 1e6:.2f}", f"{row.macs / base:.1%}", f"{accuracy:.2f}", by)
+            share = row.macs / self.reference.base_macs
+            score = metric.number(row.score_val)
+            table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", score, row.method)
         return Group(Text(self.headline(), style="bold"), table)
 
     def _seconds_left(self) -> float | None:
@@ -155,7 +153,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def seconds_left(rows: Sequence[Row], config: Config, slots: int) -> float | None:
+def seconds_left(
+    rows: Sequence[Row], config: Config, slots: int, metric: Metric = TOP1
+) -> float | None:
     """Seconds until the frontier is there; None before any network has been trained.
 
     rows: of the trials that ended. The base model's own trial, which takes no time, does not count.
@@ -169,16 +169,18 @@ def seconds_left(rows: Sequence[Row], config: Config, slots: int) -> float | Non
     if not timed:
         return None
     to_come = max(0, config.trials - len(rows)) * (_mean([r.wall_s for r in timed]) + BETWEEN)
-    return (to_come + _final(rows, trained or timed, config)) / max(1, min(slots, config.trials))
+    return (to_come + _final(rows, trained or timed, config, metric)) / max(
+        1, min(slots, config.trials)
+    )
 
 
-def _final(rows: Sequence[Row], trained: Sequence[Row], config: Config) -> float:
+def _final(rows: Sequence[Row], trained: Sequence[Row], config: Config, metric: Metric) -> float:
     """Seconds of all final trainings, one after another."""
     search = config.search
     if not search.final_seeds:
         return 0.0
     complete = [row for row in rows if row.status == "complete"]
-    members = len(pareto.front(pareto.points_of(complete)))
+    members = len(pareto.front(pareto.points_of(complete, metric)))
     members = round(members * max(1.0, config.trials / max(1, len(rows))) ** GROWTH)
     members = min(members, search.final_points or members, config.trials)
     # each is trained so often, and up to final_seeds times where neighbours overlap

@@ -25,7 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.backend.searcher import RETRY
 from search.config import SearchConfig
-from search.pareto import Reference, Strata, alike, front
+from search.pareto import TOP1, Metric, Reference, Strata, alike, front
 from search.storage import Row
 from search.study import Screening, Study
 
@@ -53,10 +53,11 @@ class Halving:
         strata: Strata,
         factor: float = FACTOR,
         cover: Strata | None = None,
+        metric: Metric = TOP1,
     ) -> None:
         """strata: of what is compared; cover: of what no part may stay empty."""
         self.steps, self.strata, self.factor = tuple(steps), strata, factor
-        self.cover = cover or strata
+        self.cover, self.metric = cover or strata, metric
         self._scores: list[dict[str, tuple[float, float]]] = [{} for _ in self.steps]
 
     def learn(self, rows: Iterable[Row], base_macs: int) -> None:
@@ -68,21 +69,21 @@ class Halving:
             for step, scores in zip(self.steps, self._scores, strict=True):
                 seen = (row.score_repaired, *row.curve)
                 if step < len(seen):
-                    scores[row.trial_id] = share, seen[step]
+                    scores[row.trial_id] = share, self.metric.gain(seen[step])
 
-    def judge(self, trial: str, epochs: float, share: float, top1: float) -> str | None:
+    def judge(self, trial: str, epochs: float, share: float, score: float) -> str | None:
         """Record a report; None where the trial goes on, else the reason why it does not.
 
         share: MACs as a share of the base. A rung is decided once for each trial, so one that began
         anew (after running out of memory, say) is not judged twice.
         """
         reached = [i for i, step in enumerate(self.steps) if epochs >= step]
-        if not reached or not math.isfinite(top1):
+        if not reached or not math.isfinite(score):
             return None
         scores = self._scores[reached[-1]]
         if trial in scores:
             return None
-        scores[trial] = share, top1
+        scores[trial] = share, self.metric.gain(score)
         place, peers = _place(scores, trial, self.strata)
         if place < math.ceil(peers / self.factor) or _place(scores, trial, self.cover)[0] == 0:
             return None
@@ -122,15 +123,15 @@ class FrontierScheduler(FIFOScheduler):
         self.study, self.reasons = study, reasons
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        widths, top1 = result.get("widths"), result.get("score_val")
-        if "status" in result or widths is None or top1 is None:
+        widths, score = result.get("widths"), result.get("score_val")
+        if "status" in result or widths is None or score is None:
             return TrialScheduler.CONTINUE
         macs = int(self.study.cost.macs(np.asarray(widths, dtype=np.int64)))
         name, epochs = trial.config.get("trial_id", trial.trial_id), result.get("epochs", 0.0)
         if epochs:
-            reason = self.halving.judge(name, epochs, macs / self.study.cost.base_macs, top1)
+            reason = self.halving.judge(name, epochs, macs / self.study.cost.base_macs, score)
         elif self.screening:
-            reason = self.screening.judge(name, macs, top1, self.study.rows)
+            reason = self.screening.judge(name, macs, score, self.study.rows)
         else:
             reason = None
         if reason is None:
@@ -163,7 +164,7 @@ def make(
     high = min(base, limits.max_macs or base) / base
     strata = Strata(low, high)
     steps = rungs(epochs) if search.early_stopping != "off" else ()
-    halving = Halving(steps, alike(low, high), cover=strata)
+    halving = Halving(steps, alike(low, high), cover=strata, metric=reference.metric)
     halving.learn(study.rows, base)
     screening = Screening(search.screen, strata, reference) if search.screen > 1 else None
     if screening:

@@ -59,7 +59,7 @@ def run(
     if config.search.trial_timeout_s is not None:
         watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
     run = files.open_uri(config.out)
-    left = partial(seconds_left, config=config, slots=slots)
+    left = partial(seconds_left, config=config, slots=slots, metric=reference.metric)
     with (
         tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
         Progress(study, config.trials, reference, console, run, left) as progress,

@@ -135,15 +135,19 @@ def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
 def show(
     table: pa.Table, record: dict[str, Any], points: list[dict[str, Any]], console: Console
 ) -> None:
-    """Print the comparison; gaps in points of accuracy and of the base model's MACs."""
+    """Print the comparison; gaps in the metric's steps and in shares of the base model's MACs."""
     from rich.table import Table
+
+    from search.storage import metric_of
+
+    metric = metric_of(record)
 
     shown = Table(title="one-shot pruning beside the frontier (test, mean ± std)")
     columns = (
         "method",
         "of base",
-        "test %",
-        "frontier's gain [points]",
+        metric.column("test"),
+        f"frontier's gain [{metric.step}]",
         "MACs saved [% of base]",
         "verdict",
         "cost [s]",
@@ -151,13 +155,13 @@ def show(
     for column in columns:
         shown.add_column(column, justify="left" if column in ("method", "verdict") else "right")
     for row in table.to_pylist():
-        spread = "" if row["score_test_std"] is None else f" ± {100 * row['score_test_std']:.2f}"
+        found = metric.number(row["score_test_mean"]) + metric.spread(row["score_test_std"])
         cost = row["prepare_s"] + row["allocate_s"] + row["train_s"]
         shown.add_row(
             row["method"],
             f"{row['macs_share']:.1%}",
-            f"{100 * row['score_test_mean']:.2f}{spread}",
-            _signed(row["score_gap"]),
+            found,
+            _signed(row["score_gap"], metric.scale, metric.digits),
             _signed(row["macs_gap"]),
             row["verdict"],
             f"{cost:.1f}",
@@ -167,13 +171,13 @@ def show(
     console.print(
         f"the frontier's {len(points)} points took {cost.get('trials', '?')} trials in "
         f"{cost.get('seconds', 0):.0f} s and final trainings of {cost.get('final_seconds', 0):.0f} "
-        "s; gain: at no more MACs; MACs saved: at no less accuracy",
+        "s; gain: at no more MACs; MACs saved: at no worse score",
         highlight=False,
     )
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f}"
+def _signed(value: float | None, scale: float = 100.0, digits: int = 2) -> str:
+    return "–" if value is None else f"{scale * value:+.{digits}f}"
 
 
 def _check(options: CompareOptions) -> None:

@@ -126,7 +126,9 @@ def _models(
     written = exports.models(place, kind, points, batches, trust=trust, say=say)
     if found["int8"]:
         lost = options.int8_tolerance
-        written += exports.quantised(place, points, written, batches, tolerance=lost, say=say)
+        written += exports.quantised(
+            place, points, written, batches, tolerance=lost, trust=trust, say=say
+        )
     return written
 
 
@@ -151,7 +153,7 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
     from search.deploy import dashboards
     from search.frontier import points as export
     from search.storage import files as storage
-    from search.storage import ledger, results
+    from search.storage import ledger, results, to_table
 
     run = results.read(place)
     folder = storage.open_uri(place)
@@ -163,7 +165,7 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
         files = [f"MLflow experiment {dashboards.log_mlflow(run)}"]
         hint = ""
     elif form == "csv":
-        tables = {"trials.csv": ledger.Ledger(place).to_table(run.rows)}
+        tables = {"trials.csv": to_table(run.rows)}
         if exported:
             tables["frontier.csv"] = results.read_table(folder / "frontier.parquet")
         for name, table in tables.items():

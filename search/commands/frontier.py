@@ -23,7 +23,7 @@ def run(argv: Sequence[str], prog: str) -> None:
         usage=f"{prog} RUN [--at-most 50%] [--at-least 93%] [--knee] [--json]",
         description=(
             "Show the frontier of a run: of its finished trials while it runs, and with test "
-            "accuracies once it has ended. --at-most, --at-least and --knee choose one point; "
+            "scores once it has ended. --at-most, --at-least and --knee choose one point; "
             "exit code 2, naming the nearest, where none qualifies."
         ),
     )
@@ -33,7 +33,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     found = parser.read(argv)
     options = select.options_of(found)
     if found["json"]:
-        # accuracies are fractions, MACs for one image; a value that was not measured is null
+        # scores are in the metric, MACs for one image; a value that was not measured is null
         print(json.dumps(read(found["run"], options), indent=1, allow_nan=False))
     else:
         from rich.console import Console
@@ -42,10 +42,10 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def read(place: str, options: ChooseOptions | None = None) -> Record:
-    """{"run", "status", "finished", "base_macs", "points"} of a run; UserError if there is none.
+    """{"run", "status", "finished", "metric", "base_macs", "points"} of a run.
 
-    While a run goes on, the points are those of its trials so far. With options that choose, the
-    one point chosen.
+    UserError if there is none. While a run goes on, the points are those of its trials so far. With
+    options that choose, the one point chosen.
     """
     from search.storage import results
 
@@ -57,6 +57,7 @@ def read(place: str, options: ChooseOptions | None = None) -> Record:
         "run": place,
         "status": record.get("status"),
         "finished": finished,
+        "metric": results.metric_of(record).to_json(),
         "base_macs": record.get("base_macs"),
         "points": [{key: _plain(value) for key, value in point.items()} for point in points],
     }
@@ -67,9 +68,10 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     from rich.markup import escape
     from rich.table import Table
 
-    from search.storage import results
+    from search.pareto import Metric
 
     found = read(place, options)
+    metric = Metric.from_json(found["metric"])
     points, base = found["points"], found["base_macs"]
     if not points:
         ended = found["status"] == "complete"
@@ -82,10 +84,9 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     timed = any(point.get("latency_ms_b1") is not None for point in points)
     state = "" if found["finished"] else ", so far"
     number = f"point {points[0].get('rank', 0)}" if chosen else f"{len(points)} points"
-    table = Table(title=escape(f"{number} on the frontier of {place}{state}"))
-    columns = (
-        ["#", "MACs"] + ["of base"] * bool(base) + ["parameters", "val %"] + ["test %"] * tested
-    )
+    table = Table(title=escape(f"{number} on the frontier of {place}{state}, {metric.name}"))
+    columns = ["#", "MACs"] + ["of base"] * bool(base) + ["parameters", metric.column("val")]
+    columns += [metric.column("test")] * tested
     for column in columns + ["ms"] * timed:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -93,11 +94,12 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
         cells = [str(point.get("rank", i)), human(point["macs"])]
         cells += [f"{point['macs'] / base:.1%}"] * bool(base)
         val = point.get("score_val_mean", point.get("score_val"))
-        cells += [human(point["params"]), _percent(val)]
-        cells += [_percent(point.get("score_test_mean"), point.get("score_test_std"))] * tested
+        test, std = point.get("score_test_mean"), point.get("score_test_std")
+        cells += [human(point["params"]), metric.number(val)]
+        cells += [metric.number(test) + metric.spread(std)] * tested
         cells += [_ms(point.get("latency_ms_b1"))] * timed
-        by = results.pruned_by(str(point["method"]), point["macs"], base)
-        table.add_row(*cells, escape(by))
+        whole = point["macs"] == base
+        table.add_row(*cells, "base" if whole else escape(str(point["method"])))
     console.print(table)
     if chosen and points[0].get("checkpoint"):
         line = f'pruning.load("{points[0]["checkpoint"]}")'
@@ -107,13 +109,6 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
 
 def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def _percent(value: float | None, deviation: float | None = None) -> str:
-    if value is None:
-        return "–"
-    spread = f" ± {100 * deviation:.2f}" if deviation is not None else ""
-    return f"{100 * value:.2f}{spread}"
 
 
 def _plain(value: Any) -> Any:

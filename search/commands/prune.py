@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from search.config import loader, quantity
+from search.pareto import Metric
 
 if TYPE_CHECKING:
     from pruning.methods import Problem
@@ -118,14 +119,13 @@ def prune(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Prune and fine-tune one network, write it; what was done, with accuracies as fractions."""
+    """Prune and fine-tune one network, write it; what was done, scores in the metric."""
     import time
 
     import torch
 
     from pruning import methods
-    from pruning.training import evaluate
-    from search.trial import Repaired, base_model, trial
+    from search.trial import base_model, trial
 
     def say(text: str) -> None:
         if not quiet:
@@ -135,7 +135,8 @@ def prune(
     check = partial(check_reachable, target)
     base = base_model.prepare(settings, device=device, say=say, check=check)
     work = trial.TrialContext.open(settings, base, device)
-    say(f"base model: top-1 val {base.val:.2%}, test {base.test:.2%}")
+    metric = base.metric
+    say(f"base model: {metric.name} val {metric.show(base.val)}, test {metric.show(base.test)}")
     if asked := base_model.question(settings):
         say(asked)
     name, problem = settings.search.method, work.problem
@@ -147,11 +148,11 @@ def prune(
     slimmed = trial.slim(work, name, widths, {})
     repaired = work.score(slimmed.model)
     recipe, seconds = settings.finetune.recipe(), 0.0
-    before, tuned = Repaired(slimmed.model, repaired), repaired
+    before, tuned = work.before(slimmed.model, repaired), repaired
     for epoch, score in trial.tune(work, slimmed.model, recipe, settings.seed):
         seconds, tuned = seconds + epoch.seconds, score
     state, val = before.better(slimmed.model, tuned)
-    test = evaluate(slimmed.model, work.test.batches(base_model.SCORING_BATCH))
+    test = work.score(slimmed.model, "test")
     if not force:
         place = _free(place)
     trial.save(work, slimmed.model, slimmed.widths, place, method=name, score_val=val)
@@ -164,8 +165,9 @@ def prune(
         "macs_share": problem.cost.macs(slimmed.widths) / problem.cost.base_macs,
         "params": problem.cost.params(slimmed.widths),
         "widths": slimmed.widths.tolist(),
-        "base_top1_val": base.val,
-        "base_top1_test": base.test,
+        "metric": metric.to_json(),
+        "base_score_val": base.val,
+        "base_score_test": base.test,
         "score_pruned": slimmed.pruned,
         "score_repaired": repaired,
         "score_val": val,
@@ -204,10 +206,11 @@ def show(result: dict[str, Any]) -> None:
         "repaired, BN recalibrated": "score_repaired",
         f"fine-tuned {result['epochs']:g} epochs": "score_val",
     }
+    metric = Metric.from_json(result["metric"])
     for label, key in steps.items():
-        table.add_row(f"val %, {label}", f"{100 * result[key]:.2f}")
-    test, base = 100 * result["score_test"], 100 * result["base_top1_test"]
-    table.add_row("test %", f"{test:.2f} (base {base:.2f})")
+        table.add_row(f"{metric.axis} on val, {label}", metric.number(result[key]))
+    test, base = (metric.number(result[f"{whose}score_test"]) for whose in ("", "base_"))
+    table.add_row(f"{metric.axis} on test", f"{test} (base {base})")
     parts = ("prepare", "allocate", "repair", "finetune")
     spent = ", ".join(f"{part} {result[part + '_s']:.2f}" for part in parts)
     table.add_row("seconds", spent)

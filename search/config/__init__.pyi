@@ -5,6 +5,8 @@ from . import validation as validation
 from .parser import Parser as Parser
 from .profile_options import ProfileOptions as ProfileOptions
 from .quantity import human as human
+from .schema import CLASSIFICATION as CLASSIFICATION
+from .schema import NAMED as NAMED
 from .schema import Config as Config
 from .schema import DataConfig as DataConfig
 from .schema import ModelConfig as ModelConfig

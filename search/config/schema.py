@@ -11,6 +11,10 @@ from typing import Any, Literal
 from search.config.recipe import RecipeConfig
 from search.data import DataConfig
 
+CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
+NAMED = (CLASSIFICATION, SEGMENTATION)
+"""Tasks that are made of `model` and `data`."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -22,8 +26,8 @@ class ModelConfig:
         weights: File or URI (s3://…) with trained weights: safetensors, or a state dict of
             torch.save (.pt, .pth); or torchvision:DEFAULT; null trains a base model as `base` says.
         args: Further arguments of the network's factory, as in {"num_classes": 100}.
-        new_head: Where the weights have another number of classes than the data, put a new last
-            layer on them, and train the base model from there as `base` says (true or false).
+        new_head: Where the weights have another number of outputs than the data needs, put a new
+            last layer on them, and train the base model from there as `base` says (true or false).
         trust_factory: Allow package.module:factory, which runs that package's code (true or false);
             --trust_factory means the same.
     """
@@ -87,8 +91,8 @@ class SearchConfig:
             weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.
         keep_checkpoints: Which finished trials keep their weights: those on the frontier, or all.
-        reference_point: Hypervolume's reference point, [MACs for one image, accuracy as a
-            fraction]; null is the base model's MACs and chance. A run keeps its first one.
+        reference_point: Hypervolume's reference point, [MACs for one image, score];
+            null is the base model's MACs and chance. A run keeps its first one.
         trial_timeout_s: Longest time of one trial in s; null is no limit. A final training has as
             much, more in proportion to its epochs.
         retry_failed: Run the trials of earlier sessions that failed once more.
@@ -162,6 +166,10 @@ class Config:
     """The run.
 
     Args:
+        task: What is slimmed and how good it is: classification, segmentation (both by `model` and
+            `data`), scenes-segmentation, scenes-detection, or package.module:factory of your own,
+            which needs trust_factory.
+        task_args: Arguments of the task's factory, as in {"root": "photos"}.
         trials: Trials in all; those that a run has finished already count, failed ones too.
         out: RUN, the folder or URI (s3://…, gs://…) of the results; one that is there is continued.
         seed: Seed of all that is random: splits, proposals, training.
@@ -169,6 +177,8 @@ class Config:
         finetune: How a trial trains its slim network.
     """
 
+    task: str = CLASSIFICATION
+    task_args: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     base: RecipeConfig = field(default_factory=lambda: RecipeConfig(epochs=30.0, warmup=0.1))

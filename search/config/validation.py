@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from pruning.errors import UserError
@@ -17,7 +18,9 @@ def validate(config: Config) -> None:
     _need(config.trials >= 1, "trials", config.trials, "1 or more")
     _need(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
     _need(bool(config.out.strip()), "out", repr(config.out), "a folder or URI for the run")
-    _validate_search(config.search)
+    built_in = ":" not in config.task
+    _need(bool(config.task.strip()), "task", repr(config.task), "a task's name")
+    _validate_search(config.search, shares=built_in)
     _validate_limits(config.search)
     _validate_resources(config.resources)
     _validate_paths(config)
@@ -48,7 +51,7 @@ def is_local(path: str) -> bool:
     return "://" not in path and not path.startswith("torchvision:")
 
 
-def _validate_search(s: SearchConfig) -> None:
+def _validate_search(s: SearchConfig, shares: bool) -> None:
     ratio, offset = s.min_ratio, s.offset_range
     _need(0 < ratio < 1, "search.min_ratio", ratio, "a share above 0 and below 1, as in 0.1")
     _need(0 <= offset < 1, "search.offset_range", offset, "a share from 0 to below 1, as in 0.5")
@@ -63,9 +66,9 @@ def _validate_search(s: SearchConfig) -> None:
         value = getattr(s, key)
         _need(value is None or value > 0, f"search.{key}", value, "above 0, or null")
     if s.reference_point is not None:
-        macs, accuracy = s.reference_point
-        wanted = "[MACs above 0, an accuracy from 0 to below 1]"
-        good = macs > 0 and 0 <= accuracy < 1
+        macs, score = s.reference_point
+        wanted = "[MACs above 0, a score: of shares from 0 to below 1]"
+        good = macs > 0 and math.isfinite(score) and (0 <= score < 1 or not shares)
         _need(good, "search.reference_point", list(s.reference_point), wanted)
 
 

@@ -27,10 +27,13 @@ TEST_SHARE = "0.1"  # of train, where no test images are given
 
 @dataclass(frozen=True)
 class Given:
-    """The objects. network: on the CPU, in eval mode; None where it, or the images, has a name."""
+    """The objects, None where they have a name. network: on the CPU, in eval mode; task: a `Task`,
+    in place of both.
+    """
 
     network: nn.Module | None = None
     splits: Splits | None = None
+    task: Any = None
 
 
 def network_of(model: nn.Module) -> nn.Module:

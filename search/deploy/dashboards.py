@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from pruning.models import files
+from search.pareto import TOP1, Metric
 from search.storage import Results, Row
 
 if TYPE_CHECKING:
@@ -22,14 +23,19 @@ JOURNAL = "optuna.journal"
 
 
 def study_of(
-    rows: Sequence[Row], base_macs: int, name: str = "slimfront", storage: BaseStorage | None = None
+    rows: Sequence[Row],
+    base_macs: int,
+    name: str = "slimfront",
+    storage: BaseStorage | None = None,
+    metric: Metric = TOP1,
 ) -> Study:
-    """The Optuna study of ledger rows: top-1 on val (maximised), share of the base MACs.
+    """The Optuna study of ledger rows: score on val, share of the base MACs (minimised).
 
     Ranges of the parameters are those seen in the rows: a ledger does not store the space.
     """
     import optuna
     from optuna.exceptions import ExperimentalWarning
+    from optuna.study import StudyDirection
     from optuna.trial import TrialState, create_trial
 
     states = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}
@@ -37,9 +43,9 @@ def study_of(
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        study = optuna.create_study(
-            storage=storage, study_name=name, directions=["maximize", "minimize"]
-        )
+        minimise, maximise = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+        ways = [maximise if metric.rises else minimise, minimise]
+        study = optuna.create_study(storage=storage, study_name=name, directions=ways)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(["score_val", "macs_share"])
@@ -87,7 +93,7 @@ def write_journal(run: Results) -> str:
         path = os.path.join(scratch, JOURNAL)
         storage = JournalStorage(JournalFileBackend(path))
         name = os.path.basename(run.place.rstrip("/")) or "slimfront"
-        study_of(run.rows, run.record["base_macs"], name, storage)
+        study_of(run.rows, run.record["base_macs"], name, storage, run.metric)
         with open(path, "rb") as file:
             data = file.read()
     place = files.join(run.place, JOURNAL)

@@ -11,6 +11,7 @@ from search.config import human
 from search.deploy import formats, int8, onnx
 from search.deploy.int8 import Quantised
 from search.deploy.onnx import Deployed
+from search.pareto import Metric
 from search.storage import results
 
 Record = dict[str, Any]
@@ -51,23 +52,25 @@ def quantised(
     batches: tuple[int, ...],
     *,
     tolerance: float,
+    trust: bool,
     say: Say,
 ) -> list[Record]:
     """INT8 files beside float ONNX files just written, and their columns in the frontier."""
-    data = int8.read_data(results.read_record(place))
+    task = int8.read_task(results.read_record(place), trust=trust)
+    metric = task.metric
     tested = {int(point["rank"]) for point in points if _has_test(point)}
     done: dict[int, int8.Quantised] = {}
     for model in models:
         if (rank := model["point"]) is None:
             continue
         target = uri.join(place, "points", f"{rank:03d}", int8.FILE)
-        made = int8.deploy(uri.read(model["file"]), data, target, batches, tested=rank in tested)
+        made = int8.deploy(uri.read(model["file"]), task, target, batches, tested=rank in tested)
         done[rank] = made
         say(f"point {rank} as INT8: {_show_int8(made, model)}\n  {target}")
         if made.loss > tolerance:
             say(
-                f"point {rank} loses {100 * made.loss:.2f} points on val as INT8, more than "
-                f"--int8-tolerance {tolerance:g}: deploy its float file instead"
+                f"point {rank} loses {metric.change(made.loss).lstrip('+')} on val as INT8, "
+                f"more than --int8-tolerance {tolerance:g}: deploy its float file instead"
             )
     int8.add_columns(place, done)
     return [{"point": rank, "file": made.place} | int8.columns(made) for rank, made in done.items()]
@@ -89,16 +92,19 @@ def _show(done: Deployed, base: Deployed | None = None) -> str:
 def _show_int8(done: Quantised, whole: Record) -> str:
     parts = [
         f"{done.bytes / 1e6:.3g} MB ({whole['bytes'] / done.bytes:.2f}x smaller)",
-        f"val {100 * done.val[1]:.2f} % ({100 * done.val[1] - 100 * done.val[0]:+.2f})",
+        _beside("val", done.val, done.metric),
     ]
     if done.test:
-        parts.append(
-            f"test {100 * done.test[1]:.2f} % ({100 * (done.test[1] - done.test[0]):+.2f})"
-        )
+        parts.append(_beside("test", done.test, done.metric))
     for time in done.latencies:
         ratio = whole[f"latency_ms_b{time.batch}"] / time.median_ms
         parts.append(f"batch {time.batch}: {time.median_ms:.3g} ms, {ratio:.2f}x")
     return "; ".join(parts)
+
+
+def _beside(split: str, scores: tuple[float, float], metric: Metric) -> str:
+    """ "val 93.21% (-0.12 points)": the INT8 file, and its distance from the float one."""
+    return f"{split} {metric.show(scores[1])} ({metric.change(scores[1] - scores[0])})"
 
 
 def _facts(done: Deployed) -> Record:

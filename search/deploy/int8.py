@@ -10,23 +10,25 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
-from pruning.data import Batches, Images
 from pruning.errors import UserError
 from pruning.models import files
+from search import tasks
 from search.config import loader
-from search.data import splits
 from search.deploy import latencies
 from search.deploy import onnx as formats
+from search.pareto import TOP1, Metric
 from search.storage import files as storage
 from search.storage import results
-from search.trial import Latency, base_model
+from search.tasks import Workload
+from search.trial import Latency
 
 FILE = "model-int8.onnx"
 CALIBRATION = 512  # images: ranges of activations need fewer than covariances do
@@ -34,42 +36,36 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Data:
-    """A run's images for quantisation: those that calibrate and those that judge."""
-
-    calibration: Images
-    val: Images
-    test: Images
-
-
-@dataclass(frozen=True)
 class Quantised:
-    """An INT8 file beside its float one. val, test: fractions, of (float, INT8)."""
+    """An INT8 file beside its float one. val, test: scores of (float, INT8), in `metric`."""
 
     place: str
     bytes: int
     val: tuple[float, float]
     test: tuple[float, float] | None
     latencies: tuple[Latency, ...]
+    metric: Metric = TOP1
 
     @property
     def loss(self) -> float:
-        """What the score on val falls by, a fraction."""
-        return self.val[0] - self.val[1]
+        """By how much the score on val is worse."""
+        return self.metric.gain(self.val[0]) - self.metric.gain(self.val[1])
 
 
-def read_data(record: Mapping[str, Any]) -> Data:
-    """The images that a run was searched on. UserError where they are no longer there."""
+def read_task(record: Mapping[str, Any], *, trust: bool = False) -> Workload:
+    """The task that a run was searched by. UserError where its data is no longer there.
+
+    trust: the caller's consent to a package.module:factory; the record's own counts for nothing.
+    """
     config = loader.from_dict(record["config"])
-    found = splits.load(config.data, config.seed)
-    few = base_model.calibration(found.train, config.seed)
-    few = few.subset(np.arange(min(CALIBRATION, len(few))))
-    return Data(few, found.val, found.test)
+    model = replace(config.model, trust_factory=trust)
+    config = replace(config, model=model)
+    return tasks.open_task(tasks.load(config), config, "cpu")
 
 
 def deploy(
     source: bytes,
-    data: Data,
+    task: Workload,
     place: str | None,
     batches: Sequence[int] = (1,),
     *,
@@ -84,20 +80,20 @@ def deploy(
         whole, path = os.path.join(scratch, "float.onnx"), os.path.join(scratch, FILE)
         with open(whole, "wb") as file:
             file.write(source)
-        _quantise(whole, path, data.calibration.batches(BATCH))
+        _quantise(whole, path, _few(task.samples(BATCH).inputs))
         runs = formats.open_onnx(whole), formats.open_onnx(path)
-        val = _scores(runs, data.val)
-        test = _scores(runs, data.test) if tested else None
-        images = data.val.shape
-        times = tuple(formats.time(runs[1], images, batch) for batch in batches)
+        val = _scores(runs, task, "val")
+        test = _scores(runs, task, "test") if tested else None
+        shape = task.about.shape
+        times = tuple(formats.time(runs[1], shape, batch) for batch in batches)
         size = os.path.getsize(path)
         if place is not None:
             with open(path, "rb") as file:
                 files.write(place, file.read())
-    return Quantised(place or "", size, val, test, times)
+    return Quantised(place or "", size, val, test, times, task.metric)
 
 
-def _quantise(source: str, target: str, batches: Batches) -> None:
+def _quantise(source: str, target: str, batches: Iterable[Any]) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -123,12 +119,12 @@ def _quantise(source: str, target: str, batches: Batches) -> None:
 class _Reader:
     """Calibration images as ONNX Runtime asks for them, one batch at a time."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Iterable[Any]) -> None:
         self._batches: Iterator[Any] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {formats.INPUT: _array(batch[0])}
+        return None if batch is None else {formats.INPUT: _array(batch)}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
@@ -162,17 +158,32 @@ def _shorten(path: str) -> None:
     onnx.save(proto, path)
 
 
-def _scores(runs: Iterable[formats.Runner], images: Images) -> tuple[float, float]:
-    first, second = (_score(run, images) for run in runs)
+class _Exported(nn.Module):
+    """An exported file in a network's place, so that the task scores it as any network."""
+
+    def __init__(self, run: formats.Runner) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.run(_array(x)))
+
+
+def _scores(runs: Iterable[formats.Runner], task: Workload, split: str) -> tuple[float, float]:
+    first, second = (task.score(_Exported(run), split) for run in runs)
     return first, second
 
 
-def _score(run: formats.Runner, images: Images) -> float:
-    """Top-1, a fraction, by an exported file."""
-    right = 0
-    for x, y in images.batches(BATCH):
-        right += int((run(_array(x)).argmax(1) == y.cpu().numpy()).sum())
-    return right / len(images)
+def _few(batches: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """About CALIBRATION images. UserError where the network does not take one tensor."""
+    seen = 0
+    for inputs in batches:
+        if not isinstance(inputs, torch.Tensor):
+            raise UserError("INT8 is for networks that take one tensor; leave out --int8")
+        yield inputs
+        seen += len(inputs)
+        if seen >= CALIBRATION:
+            return
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

@@ -16,11 +16,12 @@ from search.backend import Member, TrialResources, retrain
 from search.config import Config
 from search.frontier import pictures
 from search.frontier.points import to_csv
-from search.storage import Row, arch_hash, files, table_field
+from search.pareto import TOP1, Metric
+from search.storage import Row, arch_hash, files, table_schema
 from search.trial import BaseModel, base_model
 
 Point = Mapping[str, Any]
-_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("method", pa.string(), "one-shot"),
     ("faithfulness", pa.string(), ""),
     ("asked_share", pa.float64(), "share of the base model's MACs asked for"),
@@ -34,14 +35,13 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("seeds", pa.int32(), "trainings"),
     ("epochs", pa.float64(), "epochs of each of them"),
     ("frontier_rank", pa.int32(), "the frontier's best point with at most these MACs"),
-    ("score_gap", pa.float64(), "fraction: that point's test mean less this one's"),
-    ("macs_gap", pa.float64(), "share of the base MACs that the frontier saves at this accuracy"),
+    ("score_gap", pa.float64(), "fraction, by which that point's test mean is better"),
+    ("macs_gap", pa.float64(), "share of the base MACs that the frontier saves at this score"),
     ("verdict", pa.string(), "who dominates whom, by test means"),
     ("prepare_s", pa.float64(), "seconds to measure the base model for the method"),
     ("allocate_s", pa.float64(), "seconds to allocate the widths"),
     ("train_s", pa.float64(), "seconds of one training, mean over seeds"),
 )
-SCHEMA = pa.schema([table_field(*column) for column in _COLUMNS])
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def plan(config: Config, base: BaseModel, shares: Sequence[float]) -> list[OneSh
             widths = methods.get(name).allocate(state, problem, share * problem.cost.base_macs)
             spent = time.perf_counter() - began
             vector = tuple(int(w) for w in widths)
-            digest = arch_hash(name, vector, vars(config.finetune) | {"oneshot": True})
+            digest = arch_hash(name, vector, config.finetune.told() | {"oneshot": True})
             row = Row(
                 trial_id=f"oneshot-{name}-{100 * share:.0f}-{digest[:8]}",
                 arch_hash=digest,
@@ -104,12 +104,12 @@ def compare(
         done = tuple(training for training in found if training is not None)
         if done:
             records.append(_record(shot, Member(shot.row, done), points, base))
-    table = pa.Table.from_pylist(records, schema=SCHEMA)
+    table = pa.Table.from_pylist(records, schema=table_schema(COLUMNS, base.metric))
     run, sink = files.open_uri(config.out), pa.BufferOutputStream()
     pq.write_table(table, sink)
     files.write_atomic(run / "comparison.parquet", sink.getvalue().to_pybytes())
     files.write_atomic(run / "comparison.csv", to_csv(table))
-    files.write_atomic(run / "comparison.png", picture(table, points))
+    files.write_atomic(run / "comparison.png", picture(table, points, base.metric))
     return table
 
 
@@ -134,49 +134,56 @@ def _record(
         "score_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
         "seeds": len(member.trainings),
         "epochs": member.trainings[0].epochs,
-        **beside(row.macs, mean, points, base_macs),
+        **beside(row.macs, mean, points, base_macs, base.metric),
         "prepare_s": shot.prepare_s,
         "allocate_s": shot.allocate_s,
         "train_s": float(np.mean([training.seconds for training in member.trainings])),
     }
 
 
-def beside(macs: int, accuracy: float, points: Sequence[Point], base_macs: int) -> dict[str, Any]:
+def beside(
+    macs: int, score: float, points: Sequence[Point], base_macs: int, metric: Metric = TOP1
+) -> dict[str, Any]:
     """Gaps between one network and the frontier's real points; nothing is interpolated.
 
-    Positive gaps favour the frontier. None where no point has as few MACs, or as much accuracy.
+    Positive gaps favour the frontier. None where no point has as few MACs, or is as good.
     """
+
+    def gain(point: Point) -> float:
+        return metric.gain(point["score_test_mean"])
+
+    own = metric.gain(score)
     cheaper = [point for point in points if point["macs"] <= macs]
-    best = max(cheaper, key=lambda point: point["score_test_mean"], default=None)
-    as_good = [point for point in points if point["score_test_mean"] >= accuracy]
+    best = max(cheaper, key=gain, default=None)
+    as_good = [point for point in points if gain(point) >= own]
     least = min((point["macs"] for point in as_good), default=None)
     beats = [
         point
         for point in points
         if point["macs"] <= macs
-        and point["score_test_mean"] >= accuracy
-        and (point["macs"], point["score_test_mean"]) != (macs, accuracy)
+        and gain(point) >= own
+        and (point["macs"], gain(point)) != (macs, own)
     ]
     beaten = [
         point
         for point in points
         if point["macs"] >= macs
-        and point["score_test_mean"] <= accuracy
-        and (point["macs"], point["score_test_mean"]) != (macs, accuracy)
+        and gain(point) <= own
+        and (point["macs"], gain(point)) != (macs, own)
     ]
     verdicts = ["dominated by the frontier"] if beats else []
     verdicts += [f"dominates {len(beaten)} of the frontier's points"] if beaten else []
     verdict = ", ".join(verdicts) or "neither dominates"
     return {
         "frontier_rank": None if best is None else best["rank"],
-        "score_gap": None if best is None else best["score_test_mean"] - accuracy,
+        "score_gap": None if best is None else gain(best) - own,
         "macs_gap": None if least is None else (macs - least) / base_macs,
         "verdict": verdict,
     }
 
 
-def picture(table: pa.Table, points: Sequence[Point]) -> bytes:
-    """PNG of the frontier and the one-shots, test accuracy with error bars."""
+def picture(table: pa.Table, points: Sequence[Point], metric: Metric = TOP1) -> bytes:
+    """PNG of the frontier and the one-shots, scores on test with error bars."""
     figure, axes = pictures.empty()
     rows = table.to_pylist()
     series = {"frontier of the search": list(points)}
@@ -186,18 +193,19 @@ def picture(table: pa.Table, points: Sequence[Point]) -> bytes:
         members = sorted(members, key=lambda member: member["macs"])
         axes.errorbar(
             [member["macs"] / 1e6 for member in members],
-            [100 * member["score_test_mean"] for member in members],
-            yerr=[100 * (member["score_test_std"] or 0.0) for member in members],
+            [metric.scale * member["score_test_mean"] for member in members],
+            yerr=[metric.scale * (member["score_test_std"] or 0.0) for member in members],
             fmt="o-" if i == 0 else "s--",
             ms=4,
             lw=1.2 if i == 0 else 0.8,
             capsize=2,
             label=name,
         )
-    lowest = min((100 * row["score_test_mean"] for row in rows), default=0.0)
-    axes.set_ylim(bottom=max(0.0, lowest - 5))
-    axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 test accuracy [%]")
+    if metric.fraction and metric.rises:
+        lowest = min((100 * row["score_test_mean"] for row in rows), default=0.0)
+        axes.set_ylim(bottom=max(0.0, lowest - 5))
+    axes.set(xlabel="MACs for one image [millions]", ylabel=f"test {metric.axis}")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right" if metric.rises else "upper right", fontsize=8)
     return pictures.png(figure)

@@ -1,4 +1,4 @@
-"""Rung 0, accuracy before any gradient step, beside the accuracy at the end."""
+"""Rung 0, the score before any gradient step, beside the score at the end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from itertools import takewhile
 
 import numpy as np
 
+from search.pareto import TOP1, Metric
 from search.storage import Row
 
 STRATUM = 8  # trials of about the same MACs that are compared with each other
-LOSS = 0.002  # top-1 that fine-tuning costs before it is worth a word ...
+LOSS = 0.002  # of the best score there is, that fine-tuning costs before it is worth a word ...
 SEVERAL = 3  # ... in the widest so many trials, which have the least to win by it
 
 
@@ -25,26 +26,28 @@ class Correlation:
 
     def __str__(self) -> str:
         return (
-            "accuracy before training orders trials of about the same MACs as accuracy at the end "
+            "the score before training orders trials of about the same MACs as that at the end "
             f"does: rank correlation {self.spearman:.2f} (Spearman; 1 is the same order, 0 none; "
             f"Kendall {self.kendall:.2f}; {self.trials} trials)"
         )
 
 
-def remarks(rows: Sequence[Row], base_macs: int) -> Iterator[str]:
+def remarks(rows: Sequence[Row], base_macs: int, metric: Metric = TOP1) -> Iterator[str]:
     """What the user of a run should know of it, in lines; none where nothing is to be said."""
     if (found := rung_correlation(rows)) is not None:
         yield str(found)
     trained = sorted(
-        (row.macs, row.score_val - row.score_repaired)
+        (row.macs, metric.gain(row.score_val) - metric.gain(row.score_repaired))
         for row in rows
         if row.status == "complete" and row.epochs > 0
         if row.score_repaired is not None and row.score_val is not None
     )
-    worse = list(takewhile(lambda each: each[1] < -LOSS, reversed(trained)))
+    scores = [abs(row.score_val) for row in rows if row.score_val is not None]
+    loss = LOSS * (1.0 if metric.fraction else max(scores, default=1.0))
+    worse = list(takewhile(lambda each: each[1] < -loss, reversed(trained)))
     if len(worse) >= SEVERAL:
         yield (
-            f"fine-tuning cost accuracy in all {len(worse)} trials from "
+            f"fine-tuning made the {metric.name} worse in all {len(worse)} trials from "
             f"{worse[-1][0] / base_macs:.0%} of the MACs up: lower finetune.lr or raise "
             "finetune.epochs"
         )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.storage import Row
+from search.config import CLASSIFICATION, NAMED
+from search.storage import Row, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,20 +27,21 @@ def empty() -> tuple[Figure, Axes]:
 def frontier(
     points: Sequence[Mapping[str, Any]], rows: Sequence[Row], record: Mapping[str, Any]
 ) -> Figure:
-    """Accuracy against MACs: the frontier on test and val, over all finished trials."""
+    """Scores against MACs: the frontier on test and val, over all finished trials."""
+    metric = metric_of(record)
     figure, axes = empty()
     done = [row for row in rows if row.status == "complete" and row.score_val is not None]
     macs = np.array([point["macs"] for point in points]) / 1e6
     val, test = (
-        100 * np.array([p.get(f"score_{s}_mean") for p in points], dtype=float)
+        metric.scale * np.array([p.get(f"score_{s}_mean") for p in points], dtype=float)
         for s in ("val", "test")
     )
-    single = 100 * np.array([point["score_val"] for point in points], dtype=float)
+    single = metric.scale * np.array([point["score_val"] for point in points], dtype=float)
     val = np.where(np.isfinite(val), val, single)
-    spread = [100 * (point.get("score_test_std") or 0.0) for point in points]
+    spread = [metric.scale * (point.get("score_test_std") or 0.0) for point in points]
     axes.plot(
         [row.macs / 1e6 for row in done],
-        [100 * (row.score_val or 0.0) for row in done],
+        [metric.scale * (row.score_val or 0.0) for row in done],
         ".",
         color="0.7",
         label="finished trials, val",
@@ -55,19 +57,28 @@ def frontier(
         capsize=2,
         label="frontier, test (mean ± std)",
     )
-    base = record["base_macs"] / 1e6, 100 * record["base_top1_test"]
+    base = record["base_macs"] / 1e6, metric.scale * record["base_score_test"]
     axes.plot(*base, "*", color="tab:red", ms=11, label="base model, test")
-    axes.set(xlabel="MACs for one image [millions]", ylabel="top-1 accuracy [%]")
+    axes.set(xlabel="MACs for one image [millions]", ylabel=metric.axis)
     shown = np.concatenate([val, test[np.isfinite(test)], [base[1]]])
     if len(shown):
-        margin = max(1.0, 0.15 * float(np.ptp(shown)))
-        axes.set_ylim(shown.min() - margin, min(100.5, shown.max() + margin))
+        margin = max(1.0 if metric.fraction else 0.0, 0.15 * float(np.ptp(shown))) or 1.0
+        top = 100.5 if metric.fraction and metric.rises else np.inf
+        axes.set_ylim(shown.min() - margin, min(top, shown.max() + margin))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    name = record["config"]["model"]["name"]
-    axes.set_title(f"{name} on {record['config']['data']['name']}: {len(macs)} points")
+    axes.legend(loc="lower right" if metric.rises else "upper right", fontsize=8)
+    axes.set_title(f"{subject(record)}: {len(macs)} points")
     return figure
+
+
+def subject(record: Mapping[str, Any]) -> str:
+    """ "resnet20 on cifar10", or the task's name: what a run is about."""
+    config = record.get("config", {})
+    task = str(config.get("task", CLASSIFICATION))
+    model = config.get("model", {}).get("name", "network")
+    data = config.get("data", {}).get("name", "data")
+    return task if task not in NAMED else f"{model} on {data}"
 
 
 def png(figure: Figure) -> bytes:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from pruning.models import files
 from search.backend import Member
 from search.frontier import pictures
-from search.pareto import front
-from search.storage import Row, checks, table_field
+from search.pareto import TOP1, Metric, front
+from search.storage import Row, checks, results, table_schema
 from search.storage import files as storage
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,9 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
     ("seeds", pa.int32(), "trainings"),
     ("epochs", pa.float64(), "epochs of each of them"),
-    ("checkpoint", pa.string(), "path in the run"),
+    ("checkpoint", pa.string(), "path or URI"),
 )
-SCHEMA = pa.schema([table_field(*column) for column in _COLUMNS])
-MODEL = "model.safetensors"
+NAMES = [name for name, _, _ in _COLUMNS]
 
 
 def export(
@@ -50,18 +49,16 @@ def export(
 ) -> pa.Table:
     """Write the frontier's tables, picture and models into the run at `out`; returns the table.
 
-    A frontier that is there already keeps its exports and latencies; what is missing is made anew.
+    A frontier that is there already keeps its exports and latencies.
     """
     run, lost = storage.open_uri(out), 0
-    made = frontier_table(members, record["base_macs"])
-    known = _written(run, made)
-    table = made if known is None else known
+    table = frontier_table(out, members, record["base_macs"], results.metric_of(record))
+    if (known := _written(run, table)) is not None:
+        storage.write_atomic(run / "frontier.png", _picture(table, rows, record))
+        return known
     for rank, member in enumerate(members):
-        folder = run / "points" / f"{rank:03d}"
-        model = folder / MODEL
-        if known is not None and storage.exists(model):
-            continue
-        data = files.read(member.best.checkpoint)
+        data, folder = files.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
+        model = folder / "model.safetensors"
         if storage.exists(model) and storage.read_bytes(model) != data:
             lost += len(storage.list_files(folder)) > 1
             storage.remove_folder(folder)  # its exports are of another network
@@ -86,19 +83,22 @@ def _written(run: storage.Location, table: pa.Table) -> pa.Table | None:
     """The run's frontier.parquet, with whatever was added to it, where it is of these points."""
     try:
         found = checks.renamed(storage.read_parquet(run / "frontier.parquet"))
-        same = found.select(SCHEMA.names).to_pylist() == table.to_pylist()
+        same = [found.select(NAMES).to_pylist(), table.to_pylist()]
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
-    return found if same else None
+    for row in (*same[0], *same[1]):
+        del row["checkpoint"]  # the run may have been moved
+    models = [run / "points" / f"{row['rank']:03d}" / "model.safetensors" for row in same[1]]
+    return found if same[0] == same[1] and all(map(storage.exists, models)) else None
 
 
-def forget_checkpoints(out: str, rows: Sequence[Row]) -> None:
+def forget_checkpoints(out: str, rows: Sequence[Row], metric: Metric = TOP1) -> None:
     """Remove the weights of complete trials that the frontier of single trainings leaves out.
 
     None of them can come back to it: later trials only add to what dominates them.
     """
     done = [row for row in rows if row.status == "complete"]
-    kept = {done[i].trial_id for i in front.front(front.points_of(done))}
+    kept = {done[i].trial_id for i in front.front(front.points_of(done, metric))}
     # the base model has had no training; it may return where final trainings go badly
     gone = {row.trial_id for row in done if row.trial_id not in kept and row.epochs > 0}
     for file in storage.list_files(storage.open_uri(out) / "checkpoints", ".safetensors"):
@@ -106,7 +106,9 @@ def forget_checkpoints(out: str, rows: Sequence[Row]) -> None:
             storage.remove_file(file)
 
 
-def frontier_table(members: Sequence[Member], base_macs: int) -> pa.Table:
+def frontier_table(
+    out: str, members: Sequence[Member], base_macs: int, metric: Metric = TOP1
+) -> pa.Table:
     """The Pareto set by MACs, with the contract's columns and their units as metadata."""
     records = []
     for rank, member in enumerate(members):
@@ -131,10 +133,10 @@ def frontier_table(members: Sequence[Member], base_macs: int) -> pa.Table:
                 "score_test_std": _std(test),
                 "seeds": len(member.trainings),
                 "epochs": best.epochs,
-                "checkpoint": f"points/{rank:03d}/{MODEL}",
+                "checkpoint": files.join(out, "points", f"{rank:03d}", "model.safetensors"),
             }
         )
-    return pa.Table.from_pylist(records, schema=SCHEMA)
+    return pa.Table.from_pylist(records, schema=table_schema(_COLUMNS, metric))
 
 
 def to_csv(table: pa.Table) -> bytes:

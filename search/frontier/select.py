@@ -1,11 +1,12 @@
-"""Choosing a point of a frontier: best within a cost, cheapest above an accuracy, or the knee.
+"""Choosing a point of a frontier: best within a cost, cheapest of a score, or the knee.
 
-The best is best on val: test accuracies are for reporting, and serve as a threshold only.
+The best is best on val: test scores are for reporting, and serve as a threshold only.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from search.config import human, notation, quantity
+from search.pareto import TOP1, Metric
 from search.storage import results
 
 if TYPE_CHECKING:
@@ -40,20 +42,21 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--at_most",
         metavar="COST",
-        help='take the most accurate point that costs at most this: "60M MACs" for one image, '
+        help='take the best point that costs at most this: "60M MACs" for one image, '
         '"50%" of the base model\'s MACs, "2M params", "40% params", or "2.5ms" (latency at '
         "batch 1, once slimfront export RUN --latency has measured it)",
     )
     parser.add_argument(
         "--at_least",
-        metavar="TOP1",
-        help='take the point of fewest MACs with at least this accuracy ("93%"; on test where '
-        "that has been measured, else on val); with --at-most, the best point that meets both",
+        metavar="SCORE",
+        help='take the point of fewest MACs that is at least so good ("93%", "28.5", in the '
+        "metric's unit; on test where that has been measured, else on val); with --at-most, the "
+        "best point that meets both",
     )
     parser.add_argument(
         "--knee",
         action="store_true",
-        help="take the knee, where more MACs begin to bring little accuracy: the point farthest "
+        help="take the knee, where more MACs begin to bring little: the point farthest "
         "above the line between the frontier's ends",
     )
 
@@ -80,35 +83,39 @@ def choose(points: Sequence[Point], options: ChooseOptions, record: Mapping[str,
     if options.knee and (options.at_most is not None or options.at_least is not None):
         raise UserError("--knee chooses by itself; leave out --at-most and --at-least")
     cost = parse_cost(options.at_most, record) if options.at_most is not None else None
-    least = parse_accuracy(options.at_least) if options.at_least is not None else None
+    metric = results.metric_of(record)
+    least = parse_score(options.at_least, metric) if options.at_least is not None else None
     if not points:
         raise UserError("the frontier has no points yet; let the search finish a trial")
     if options.knee:
-        return knee(points)
+        return knee(points, metric)
     affordable = [p for p in points if cost is None or _cost_of(p, cost) <= cost.bound]
     if cost is not None and not affordable:
         nearest = min(points, key=lambda p: _cost_of(p, cost))
         raise UserError(
             f"no point has at most {cost.show(cost.bound)}; the nearest is "
-            f"{describe(nearest)}" + _at(nearest, cost)
+            f"{describe(nearest, metric)}" + _at(nearest, cost)
         )
     if least is None:
-        return max(affordable, key=_val)
-    good = [p for p in affordable if _accuracy(p) >= least]
+        return max(affordable, key=lambda p: metric.gain(_val(p)))
+    good = [p for p in affordable if _gain(p, metric) >= metric.gain(least)]
     if not good:
-        nearest = max(affordable, key=_accuracy)
+        nearest = max(affordable, key=lambda p: _gain(p, metric))
         within = f" with at most {cost.show(cost.bound)}" if cost is not None else ""
         raise UserError(
-            f"no point{within} has at least {least:.2%}; the nearest is {describe(nearest)}"
+            f"no point{within} has {'at least' if metric.rises else 'at most'} "
+            f"{metric.show(least)}; the nearest is {describe(nearest, metric)}"
         )
-    return max(good, key=_val) if cost is not None else min(good, key=lambda p: p["macs"])
+    if cost is None:
+        return min(good, key=lambda p: p["macs"])
+    return max(good, key=lambda p: metric.gain(_val(p)))
 
 
-def knee(points: Sequence[Point]) -> Point:
+def knee(points: Sequence[Point], metric: Metric = TOP1) -> Point:
     """The point farthest above the line between the frontier's ends; UserError below three."""
     from search.pareto import front
 
-    found = front.knee([(point["macs"], _val(point)) for point in points])
+    found = front.knee([(point["macs"], metric.gain(_val(point))) for point in points])
     if found is None:
         raise UserError(
             f"a frontier of {len(points)} points has no knee; use --at-most or --at-least"
@@ -134,14 +141,22 @@ def parse_cost(text: str, record: Mapping[str, Any]) -> Cost:
     return Cost("params", found.of(record.get("base_params") or 0), "parameters")
 
 
-def parse_accuracy(text: str) -> float:
-    """Read "93%" or "0.93", a fraction; UserError otherwise."""
-    return notation.share(text, "--at-least", "93%")
+def parse_score(text: str, metric: Metric = TOP1) -> float:
+    """Read "93%" or "0.93", a fraction, or a number in the metric's unit; UserError otherwise."""
+    if metric.fraction:
+        return notation.share(text, "--at-least", "93%")
+    try:
+        return float(text.strip().removesuffix(metric.unit))
+    except ValueError:
+        raise UserError(
+            f"--at-least {text!r} is no {metric.name}; write a number of {metric.unit or 'it'}"
+        ) from None
 
 
-def describe(point: Point) -> str:
+def describe(point: Point, metric: Metric = TOP1) -> str:
     """ "point 3, 99.7k MACs, 91.78%"."""
-    return f"point {point['rank']}, {human(point['macs'])} MACs, {_accuracy(point):.2%}"
+    found = metric.show(results.score(point))
+    return f"point {point['rank']}, {human(point['macs'])} MACs, {found}"
 
 
 def _at(point: Point, cost: Cost) -> str:
@@ -162,6 +177,6 @@ def _val(point: Point) -> float:
     return float(point["score_val"] if mean is None else mean)
 
 
-def _accuracy(point: Point) -> float:
-    value = results.accuracy(point)
-    return -1.0 if value is None else value
+def _gain(point: Point, metric: Metric) -> float:
+    value = results.score(point)
+    return -math.inf if value is None else metric.gain(value)

@@ -3,6 +3,8 @@ from . import growth as growth
 from .front import Reference as Reference
 from .front import reference_point as reference_point
 from .growth import Patience as Patience
+from .metric import TOP1 as TOP1
+from .metric import Metric as Metric
 from .strata import Strata as Strata
 from .strata import alike as alike
 from .strata import even as even

@@ -1,6 +1,7 @@
-"""The accuracy/MACs frontier: non-dominated points, ranks, spread, hypervolume, knee.
+"""The score/MACs frontier: non-dominated points, ranks, spread, hypervolume, knee.
 
-Points are float [N, 2] with columns (MACs, accuracy); MACs are minimised, accuracy maximised.
+Points are float [N, 2] with columns (MACs, gain); MACs are minimised, the gain maximised: the
+score, or its negative where less of a metric is better (`Metric.gain`).
 Rows with a non-finite value never count: they poison every routine that meets them.
 """
 
@@ -14,6 +15,8 @@ import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from search.pareto.metric import TOP1, Metric
+
 _MAXIMISE = [False, True]
 Points = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,12 +26,31 @@ Indices = NDArray[np.int64]
 class Reference:
     """The hypervolume's reference point, fixed in the run record.
 
-    `macs` is a share of `base_macs`, `accuracy` a fraction.
+    `macs` is a share of `base_macs`; `gain` is that of knowing nothing, `best` that of perfection:
+    scores of `metric`, turned so that larger is better.
     """
 
     base_macs: int
-    accuracy: float
+    gain: float
     macs: float = 1.0
+    best: float = 1.0
+    metric: Metric = TOP1
+
+    @classmethod
+    def of(cls, base_macs: int, metric: Metric, base: float) -> Reference:
+        """What costs as much as the base model and knows nothing.
+
+        base: the base model's score on val. Where nobody knows what knowing nothing scores, as
+        much below the base's as that is above 0; where a metric has no end, the base's is best.
+        """
+        own = metric.gain(base)
+        gain = own - (abs(own) or 1.0) if metric.chance is None else metric.gain(metric.chance)
+        best = own if metric.best is None else metric.gain(metric.best)
+        return cls(int(base_macs), gain, best=best if best > gain else gain + 1.0, metric=metric)
+
+    def share(self, gain: ArrayLike) -> Points:
+        """Gains as shares of the way from knowing nothing to perfection."""
+        return (np.asarray(gain, dtype=np.float64) - self.gain) / (self.best - self.gain)
 
 
 def reference_point(base_macs: int, classes: int, *, macs: float = 1.0) -> Reference:
@@ -36,9 +58,12 @@ def reference_point(base_macs: int, classes: int, *, macs: float = 1.0) -> Refer
     return Reference(int(base_macs), 1.0 / classes, macs)
 
 
-def points_of(rows: Iterable[Any]) -> Points:
-    """float [N, 2] of ledger rows' (MACs, top-1 on val), complete or not; NaN if unmeasured."""
-    return np.array([(row.macs, row.score_val) for row in rows], dtype=np.float64).reshape(-1, 2)
+def points_of(rows: Iterable[Any], metric: Metric = TOP1) -> Points:
+    """float [N, 2] of ledger rows' (MACs, gain on val), complete or not; NaN if unmeasured."""
+    pairs = [
+        (row.macs, np.nan if row.score_val is None else metric.gain(row.score_val)) for row in rows
+    ]
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
 def front(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
@@ -54,13 +79,13 @@ def front(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
 def hypervolume(
     points: ArrayLike, reference: Reference, feasible: ArrayLike | None = None
 ) -> float:
-    """Share in [0, 1] of the box (0 MACs, accuracy 1) to the reference point that is dominated.
+    """Share in [0, 1] of the box (0 MACs, perfection) to the reference point that is dominated.
 
     MACs are absolute. Points beyond the reference point count for nothing.
     """
     values, _ = _valid(points, feasible)
     cost = values[:, 0] / (reference.base_macs * reference.macs)
-    gain = (values[:, 1] - reference.accuracy) / (1.0 - reference.accuracy)
+    gain = reference.share(values[:, 1])
     inside = (cost < 1.0) & (gain > 0.0)
     if not inside.any():
         return 0.0
@@ -115,7 +140,7 @@ def subset(points: ArrayLike, count: int, reference: Reference) -> Indices:
     if count >= total:
         return np.arange(total)
     macs = np.minimum(values[:, 0] / (reference.base_macs * reference.macs), 1.0)
-    gain = np.maximum(values[:, 1] - reference.accuracy, 0.0)
+    gain = np.maximum(values[:, 1] - reference.gain, 0.0)
     best = gain * (1.0 - macs)  # of one point and all that lies right of it
     choice = np.zeros((count, total), dtype=np.int64)
     step = macs[None, :] - macs[:, None]

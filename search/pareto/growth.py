@@ -19,14 +19,14 @@ Array = NDArray[np.float64]
 
 def volumes(rows: Iterable[Any], reference: Reference) -> Array:
     """Hypervolume [N] after each complete trial, by trial number."""
-    points = _in_order(rows)
+    points = _in_order(rows, reference)
     return np.array([front.hypervolume(points[: n + 1], reference) for n in range(len(points))])
 
 
-def _in_order(rows: Iterable[Any]) -> Array:
+def _in_order(rows: Iterable[Any], reference: Reference) -> Array:
     """Points [N, 2] of the complete trials, by trial number."""
     done = [row for row in rows if row.status == "complete"]
-    return front.points_of(sorted(done, key=lambda row: row.number))
+    return front.points_of(sorted(done, key=lambda row: row.number), reference.metric)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Patience:
 
     def over(self, rows: Iterable[Any]) -> bool:
         """Whether it is; rows in any order, so that a rebuilt study says the same."""
-        points = _in_order(rows)
+        points = _in_order(rows, self.reference)
         if len(points) <= self.trials:
             return False
         before = front.hypervolume(points[: -self.trials], self.reference)

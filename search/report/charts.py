@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 
 from search.config import human
-from search.pareto import Strata, front
+from search.pareto import Metric, Strata, front
 from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line, slopes
 from search.storage import Results, Row, record
 
@@ -22,7 +22,7 @@ def progress(run: Results) -> Choice:
     if not rows or run.record.get("reference_point") is None:
         return {}
     reference = record.reference(run.record)
-    points = front.points_of(rows)
+    points = front.points_of(rows, run.metric)
     points[[row.status != "complete" for row in rows]] = np.nan
     volume = [100 * front.hypervolume(points[: i + 1], reference) for i in range(len(rows))]
     bins = strata(run)
@@ -93,13 +93,12 @@ def widths(run: Results) -> Figure:
 
 def methods(run: Results) -> Figure:
     """Shares of the methods among trials and among the frontier; empty for a single method."""
-    base = run.record.get("base_macs")  # which no method has pruned
-    tried = [row.method for row in _ran(run) if row.macs != base]
-    names = sorted(set(tried))
+    rows = _ran(run)
+    names = sorted({row.method for row in rows})
     if len(names) < 2:
         return {}
-    members = [str(point["method"]) for point in run.points if point["macs"] != base]
-    groups = [("trials", tried, GREY), ("frontier", members, BLUE)]
+    groups = [("trials", [row.method for row in rows], GREY)]
+    groups.append(("frontier", [str(point["method"]) for point in run.points], BLUE))
     return {
         "data": [
             {
@@ -148,33 +147,40 @@ def importance(values: Mapping[str, float]) -> Figure:
 
 
 def stages(run: Results) -> Figure:
-    """Each trial's accuracy when cut, when repaired with BN estimated anew, and when fine-tuned."""
+    """Each trial's score when cut, when repaired with BN estimated anew, and when fine-tuned."""
     members = {point["trial_id"] for point in run.points if "trial_id" in point}
     rows = [row for row in run.complete if row.score_pruned is not None]
     if not rows:
         return {}
-    accuracies = [(row.score_pruned, row.score_repaired, row.score_val) for row in rows]
+    scores = [(row.score_pruned, row.score_repaired, row.score_val) for row in rows]
     return {
-        "data": _slopes(rows, accuracies, [STAGES] * len(rows), members),
+        "data": _slopes(rows, scores, [STAGES] * len(rows), members, run.metric),
         "layout": layout(
             "stage of a trial",
-            "top-1 on val [%]",
+            _axis(run),
             xaxis={"type": "category", "range": [-0.15, 2.15]},
         ),
     }
 
 
 def curves(run: Results) -> Figure:
-    """Each trial's accuracy after every epoch of its fine-tuning, those stopped early included."""
+    """Each trial's score after every epoch of its fine-tuning, those stopped early included."""
     members = {point["trial_id"] for point in run.points if "trial_id" in point}
     rows = [row for row in run.rows if row.curve]
     if not rows:
         return {}
     epochs = [[*range(len(row.curve)), row.epochs] for row in rows]
     return {
-        "data": _slopes(rows, [(r.score_repaired, *r.curve) for r in rows], epochs, members),
-        "layout": layout("fine-tuning [epochs]", "top-1 on val [%]"),
+        "data": _slopes(
+            rows, [(r.score_repaired, *r.curve) for r in rows], epochs, members, run.metric
+        ),
+        "layout": layout("fine-tuning [epochs]", _axis(run)),
     }
+
+
+def _axis(run: Results) -> str:
+    metric = run.metric
+    return escape(f"{metric.name} on {metric.column('val')}")
 
 
 def strata(run: Results) -> Strata:
@@ -186,9 +192,10 @@ def strata(run: Results) -> Strata:
 
 def _slopes(
     rows: Sequence[Row],
-    accuracies: Sequence[Sequence[float | None]],
+    scores: Sequence[Sequence[float | None]],
     places: Sequence[Sequence[str] | Sequence[float]],
     members: set[str],
+    metric: Metric,
 ) -> list[Figure]:
     """A trace of the trials that are not on the frontier, and one of its members."""
     found = []
@@ -198,10 +205,11 @@ def _slopes(
     ):
         mine = [i for i, row in enumerate(rows) if (row.trial_id in members) == inside]
         if mine:
-            ys = [[None if v is None else 100 * v for v in accuracies[i]] for i in mine]
+            ys = [[None if v is None else metric.scale * v for v in scores[i]] for i in mine]
             labels = [f"{escape(rows[i].trial_id)}, {human(rows[i].macs)} MACs" for i in mine]
             xs = [places[i] for i in mine]
-            found.append(slopes(ys, xs, labels, name, colour, opacity, markers=inside))
+            made = slopes(ys, xs, labels, name, colour, opacity, markers=inside, unit=metric.unit)
+            found.append(made)
     return found
 
 

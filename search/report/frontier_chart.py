@@ -1,4 +1,4 @@
-"""The report's first chart: accuracy against MACs, parameters and latency; hover shows a point."""
+"""The report's first chart: score against MACs, parameters and latency; hover shows a point."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from html import escape
 import numpy as np
 
 from search.config import human
+from search.pareto import Metric
 from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
-from search.storage import Point, Results, Row, accuracy, pruned_by
+from search.storage import Point, Results, Row, score
 
 _SYMBOLS = ("diamond", "square", "triangle-up", "cross", "x")
 
 
 def frontier(run: Results) -> Choice:
-    """Accuracy against MACs, parameters and, where it was measured, latency."""
+    """Score against MACs, parameters and, where it was measured, latency."""
     found = {
         "MACs": _against(run, "macs", run.record.get("base_macs"), "MACs for one image"),
         "parameters": _against(run, "params", run.record.get("base_params"), "parameters"),
@@ -30,7 +31,8 @@ def frontier(run: Results) -> Choice:
 
 
 def _against(run: Results, column: str, base: float | None, title: str) -> Figure:
-    """Accuracy against one cost. Trials and baselines are drawn where they have that cost."""
+    """Score against one cost. Trials and baselines are drawn where they have that cost."""
+    metric, times = run.metric, run.metric.scale
     scale, unit = _scale(column, [p.get(column) for p in run.points] + [base])
     members = {point.get("trial_id") for point in run.points}
     trials = [] if column.startswith("latency") else run.complete
@@ -40,43 +42,44 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
     data = [
         dots(
             [getattr(row, column) / scale for row in other],
-            [100 * (row.score_val or 0.0) for row in other],
+            [times * (row.score_val or 0.0) for row in other],
             "other trials, val",
             GREY,
-            [_about_row(row, run) for row in other],
+            [_about_row(row, metric) for row in other],
             size=6,
         ),
         dots(
             [point[column] / scale for point in points],
-            [100 * _val(point) for point in points],
+            [times * _val(point) for point in points],
             "frontier, val",
             BLUE,
             [about(point, run) for point in points],
         ),
         dots(
             [point[column] / scale for point in tested],
-            [100 * point["score_test_mean"] for point in tested],
+            [times * point["score_test_mean"] for point in tested],
             "frontier, test (mean ± std)",
             ORANGE,
             [about(point, run) for point in tested],
             size=8,
-            error=[100 * (point.get("score_test_std") or 0.0) for point in tested],
+            error=[times * (point.get("score_test_std") or 0.0) for point in tested],
         ),
         *_baselines(run, column, scale),
     ]
     if column == "macs":  # along another cost the frontier is no staircase
         data[1] |= {"mode": "lines+markers", "line": {"shape": "hv", "width": 1.5, "color": BLUE}}
-    top1 = run.record.get("base_top1_test") if tested else run.record.get("base_top1_val")
-    if base and top1 is not None:
+    whole = run.record.get("base_score_test") if tested else run.record.get("base_score_val")
+    if base and whole is not None:
         name = f"base model, {'test' if tested else 'val'}"
-        text = [f"base model<br>{100 * top1:.2f} %"]
-        star = dots([base / scale], [100 * top1], name, RED, text, size=14, symbol="star")
+        text = [f"base model<br>{escape(metric.show(whole))}"]
+        star = dots([base / scale], [times * whole], name, RED, text, size=14, symbol="star")
         data.append(star)
     values = [value for trace in data[1:] for value in trace["y"] if value is not None]
-    axes = layout(f"{title} [{unit}]", "top-1 accuracy [%]", xaxis={"rangemode": "tozero"})
+    axes = layout(f"{title} [{unit}]", escape(metric.axis), xaxis={"rangemode": "tozero"})
     if values:  # bad trials are there to be zoomed out to
-        margin = max(1.0, 0.12 * float(np.ptp(values)))
-        axes["yaxis"]["range"] = [min(values) - margin, min(101.0, max(values) + margin)]
+        margin = max(1.0 if metric.fraction else 0.0, 0.12 * float(np.ptp(values))) or 1.0
+        top = 101.0 if metric.fraction and metric.rises else np.inf
+        axes["yaxis"]["range"] = [min(values) - margin, min(top, max(values) + margin)]
     return {"data": [trace for trace in data if trace["x"]], "layout": axes}
 
 
@@ -84,14 +87,14 @@ def about(point: Point, run: Results) -> str:
     """The hover text of a frontier point."""
     base = run.record.get("base_macs")
     share = f" ({100 * point['macs'] / base:.1f} % of base)" if base else ""
-    by = pruned_by(str(point["method"]), point["macs"], base)
-    lines = [f"<b>point {point['rank']}</b>, {escape(by)}"]
+    lines = [f"<b>point {point['rank']}</b>, {escape(str(point['method']))}"]
     lines.append(f"{human(point['macs'])} MACs{share}, {human(point['params'])} parameters")
-    lines.append(f"val {100 * _val(point):.2f} %")
+    metric = run.metric
+    lines.append(f"val {escape(metric.show(_val(point)))}")
     if point.get("score_test_mean") is not None:
-        spread = point.get("score_test_std")
-        deviation = "" if spread is None else f" ± {100 * spread:.2f}"
-        lines.append(f"test {100 * point['score_test_mean']:.2f}{deviation} %")
+        found = metric.number(point["score_test_mean"])
+        found += metric.spread(point.get("score_test_std"))
+        lines.append(escape(f"test {found} {metric.unit}".rstrip()))
     lines.append(escape(kept(point["widths"], run.base_widths)))
     lines.append(escape(str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")))
     return "<br>".join(line for line in lines if line)
@@ -111,19 +114,20 @@ def kept(widths: Sequence[int], base: Mapping[str, int]) -> str:
 
 def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
     """One-shot results: those of the comparison, or else the search's own one-shot seeds."""
+    metric, times = run.metric, run.metric.scale
     if run.comparison:
-        found = [p for p in run.comparison if p.get(column) and accuracy(p) is not None]
+        found = [p for p in run.comparison if p.get(column) and score(p) is not None]
         names = sorted({str(point.get("method", "one-shot")) for point in found})
         return [
             dots(
                 [point[column] / scale for point in own],
-                [100 * (accuracy(point) or 0.0) for point in own],
+                [times * (score(point) or 0.0) for point in own],
                 f"{escape(name)} one-shot",
                 GREEN,
-                [_about_baseline(point) for point in own],
+                [_about_baseline(point, metric) for point in own],
                 size=9,
                 symbol=_SYMBOLS[i % len(_SYMBOLS)],
-                error=[100 * (point.get("score_test_std") or 0.0) for point in own],
+                error=[times * (point.get("score_test_std") or 0.0) for point in own],
             )
             for i, name in enumerate(names)
             if (own := [p for p in found if str(p.get("method", "one-shot")) == name])
@@ -134,29 +138,28 @@ def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
     return [
         dots(
             [getattr(row, column) / scale for row in seeds],
-            [100 * (row.score_val or 0.0) for row in seeds],
+            [times * (row.score_val or 0.0) for row in seeds],
             "one-shot allocations, val",
             GREEN,
-            [_about_row(row, run) for row in seeds],
+            [_about_row(row, metric) for row in seeds],
             size=9,
             symbol="diamond-open",
         )
     ]
 
 
-def _about_row(row: Row, run: Results) -> str:
+def _about_row(row: Row, metric: Metric) -> str:
     source = escape(str(row.proposal.get("source", "")))
-    by = pruned_by(row.method, row.macs, run.record.get("base_macs"))
     return (
-        f"trial {escape(row.trial_id)}, {escape(by)}<br>{source}<br>"
+        f"trial {escape(row.trial_id)}, {escape(row.method)}<br>{source}<br>"
         f"{human(row.macs)} MACs, {human(row.params)} parameters<br>"
-        f"val {100 * (row.score_val or 0.0):.2f} %"
+        f"val {escape(metric.show(row.score_val))}"
     )
 
 
-def _about_baseline(point: Point) -> str:
-    name = escape(str(point.get("method", "one-shot")))
-    return f"{name} one-shot<br>{human(point['macs'])} MACs<br>{100 * (accuracy(point) or 0):.2f} %"
+def _about_baseline(point: Point, metric: Metric) -> str:
+    name, found = str(point.get("method", "one-shot")), metric.show(score(point))
+    return f"{escape(name)} one-shot<br>{human(point['macs'])} MACs<br>{escape(found)}"
 
 
 def _val(point: Point) -> float:

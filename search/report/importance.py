@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.deploy import distributions
+from search.pareto import TOP1, Metric, front
 from search.storage import Row
 
 FEWEST = 24  # below this the estimate is noise
 MOST = 400
 
 
-def importance(rows: Sequence[Row]) -> dict[str, float]:
-    """Share of the importance per parameter, by PED-ANOVA on the accuracy above that of its MACs.
+def importance(rows: Sequence[Row], metric: Metric = TOP1) -> dict[str, float]:
+    """Share of the importance per parameter, by PED-ANOVA on the score above that of its MACs.
 
     {} where there are fewer than `FEWEST` complete trials or nothing varies. Of many trials the
     latest `MOST` count. Watanabe et al., PED-ANOVA (2023).
@@ -32,7 +33,7 @@ def importance(rows: Sequence[Row]) -> dict[str, float]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(direction="maximize")
-        for row, value in zip(done, surplus(done), strict=True):
+        for row, value in zip(done, surplus(done, metric), strict=True):
             params = {name: v for name, v in row.proposal["params"].items() if name in ranges}
             kinds = {name: ranges[name] for name in params}
             study.add_trial(create_trial(params=params, distributions=kinds, value=float(value)))
@@ -44,10 +45,10 @@ def importance(rows: Sequence[Row]) -> dict[str, float]:
     return dict(found)
 
 
-def surplus(rows: Sequence[Row]) -> np.ndarray:
-    """Accuracy above the rising curve that fits all trials best, float [N], a fraction."""
+def surplus(rows: Sequence[Row], metric: Metric = TOP1) -> np.ndarray:
+    """Gain above the rising curve that fits all trials best, float [N]."""
     from sklearn.isotonic import IsotonicRegression
 
     macs = np.log([max(row.macs, 1) for row in rows])
-    top1 = np.array([row.score_val for row in rows], dtype=np.float64)
-    return np.asarray(top1 - IsotonicRegression().fit_transform(macs, top1))
+    gain = front.points_of(rows, metric)[:, 1]
+    return np.asarray(gain - IsotonicRegression().fit_transform(macs, gain))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 Figure = dict[str, Any]
@@ -65,6 +66,7 @@ def slopes(
     colour: str,
     opacity: float,
     markers: bool = True,
+    unit: str = "%",
 ) -> Figure:
     """Many lines in one trace; places: the x values of each, labels (escaped): one for each.
 
@@ -87,7 +89,7 @@ def slopes(
         "opacity": opacity,
         "line": {"color": colour, "width": 1.2},
         "marker": {"size": 4},
-        "hovertemplate": "%{text}<br>%{x}: %{y:.2f} %<extra></extra>",
+        "hovertemplate": "%{text}<br>%{x}: %{y:.3f} " + escape(unit) + "<extra></extra>",
     }
 
 

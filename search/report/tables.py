@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from search.config import human
-from search.storage import Point, Results, accuracy, pruned_by
+from search.frontier import pictures
+from search.pareto import Metric
+from search.storage import Point, Results, score
 
 MINUS = "−"
 
 
 def title(run: Results) -> str:
-    config = run.record.get("config", {})
-    model = config.get("model", {}).get("name", "network")
-    data = config.get("data", {}).get("name", "data")
-    return escape(f"Slim versions of {model} on {data}")
+    return escape(f"Slim versions of {pictures.subject(run.record)}")
 
 
 def summary(run: Results) -> str:
     """One paragraph: the base model, the best trade-offs, how far the run got."""
-    record = run.record
+    record, metric = run.record, run.metric
     sentences = []
     if record.get("base_macs"):
-        test, val = record.get("base_top1_test"), record.get("base_top1_val")
-        found = f", test accuracy {test:.2%}" if test is not None else ""
-        found += f" (val {val:.2%})" if val is not None else ""
+        test, val, show = record.get("base_score_test"), record.get("base_score_val"), metric.show
+        found = f", {escape(metric.name)} {escape(show(test))} on test" if test is not None else ""
+        found += f" ({escape(show(val))} on val)" if val is not None else ""
         size = f"{human(record['base_macs'])} MACs, {human(record['base_params'])} parameters"
         sentences.append(f"The base model has {size}{found}.")
     if offers := trade_offs(run):
@@ -50,49 +50,60 @@ def summary(run: Results) -> str:
 
 
 def trade_offs(run: Results) -> list[str]:
-    """ "−52 % MACs at −0.4 points": the slimmest within 0, 1 and 3 points of the base model."""
-    record = run.record
-    whole, base = record.get("base_top1_test" if run.tested else "base_top1_val"), record
+    """ "−52 % MACs at −0.4 points": the slimmest within 0, 1 and 3 points of the base model.
+
+    Of a metric that is not in per cent: within 0, 1 and 3 % of the base model's.
+    """
+    record, metric = run.record, run.metric
+    whole, base = record.get("base_score_test" if run.tested else "base_score_val"), record
     if whole is None or not base.get("base_macs"):
         return []
     found: dict[int, str] = {}
+    unit = 1.0 if metric.fraction else abs(whole)
+
+    def change(point: Point) -> float:
+        value = score(point)
+        return -math.inf if value is None else metric.gain(value) - metric.gain(whole)
+
     for budget in (0.0, 0.01, 0.03):
-        near = [p for p in run.points if (accuracy(p) or 0.0) >= whole - budget]
+        near = [p for p in run.points if change(p) >= -budget * unit]
         if not near:
             continue
         point = min(near, key=lambda p: p["macs"])
         saved = 1 - point["macs"] / base["base_macs"]
         if saved > 0:
-            change = 100 * ((accuracy(point) or 0.0) - whole)
-            sign = MINUS if round(change, 1) < 0 else "+" if round(change, 1) > 0 else "±"
-            found[point["rank"]] = f"{MINUS}{saved:.0%} MACs at {sign}{abs(change):.1f} points"
+            digits = 1 if metric.fraction else metric.digits
+            moved = round(metric.scale * metric.gain(change(point)), digits)
+            sign = MINUS if moved < 0 else "+" if moved > 0 else "±"
+            by = f"{sign}{abs(moved):.{digits}f} {escape(metric.step)}"
+            found[point["rank"]] = f"{MINUS}{saved:.0%} MACs at {by}"
     return [offer.replace("%", "\u202f%") for offer in found.values()]
 
 
 def frontier(run: Results) -> str:
     """The frontier as a table."""
-    points = run.points
+    points, metric = run.points, run.metric
     if not points:
         return "<p>No finished trial yet.</p>"
     base = run.record.get("base_macs")
     latencies = [
         name for name in points[0] if name.startswith("latency_ms_b") and "iqr" not in name
     ]
-    head = ["#", "MACs", "of base", "parameters", "val [%]"] + ["test [%]"] * run.tested
+    head = ["#", "MACs", "of base", "parameters", f"{metric.name} {metric.column('val')}"]
+    head += [f"{metric.name} {metric.column('test')}"] * run.tested
     head += [f"batch {name.removeprefix('latency_ms_b')} [ms]" for name in latencies]
     head += ["method", "model file"]
     body = []
     for point in points:
         cells = [str(point["rank"]), human(point["macs"])]
         cells.append(f"{point['macs'] / base:.1%}" if base else "")
-        cells += [human(point["params"]), percent(point, "score_val_mean", "score_val")]
+        cells += [human(point["params"]), shown(metric, point, "score_val_mean", "score_val")]
         if run.tested:
-            spread = point.get("score_test_std")
-            deviation = "" if spread is None else f" ± {100 * spread:.2f}"
-            cells.append(percent(point, "score_test_mean", "score_test") + deviation)
+            deviation = metric.spread(point.get("score_test_std"))
+            cells.append(shown(metric, point, "score_test_mean", "score_test") + deviation)
         cells += ["" if point.get(n) is None else f"{point[n]:.3g}" for n in latencies]
         file = str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")
-        body.append([*cells, pruned_by(str(point["method"]), point["macs"], base), file])
+        body.append([*cells, str(point["method"]), file])
     note = ""
     if latencies and points[0].get("latency_device"):
         found = [
@@ -109,26 +120,27 @@ def comparison(run: Results) -> str:
     """One-shot pruning beside the frontier; "" where `slimfront compare` has not run."""
     if not run.comparison:
         return ""
-    head = ["asked", "MACs", "test [%]", "frontier's gain [points]", "MACs it saves", "method"]
+    metric = run.metric
+    head = ["asked", "MACs", f"{metric.name} {metric.column('test')}"]
+    head += [f"frontier's gain [{metric.step}]", "MACs it saves", "method"]
     body = []
     for point in run.comparison:
-        spread = point.get("score_test_std")
-        deviation = "" if spread is None else f" ± {100 * spread:.2f}"
+        deviation = metric.spread(point.get("score_test_std"))
         gap, saved = point.get("score_gap"), point.get("macs_gap")
         body.append(
             [
                 "" if point.get("asked_share") is None else f"{point['asked_share']:.0%}",
                 human(point["macs"]),
-                percent(point, "score_test_mean", "score_val_mean") + deviation,
-                "–" if gap is None else f"{100 * gap:+.2f}".replace("-", MINUS),
+                shown(metric, point, "score_test_mean", "score_val_mean") + deviation,
+                "–" if gap is None else signed(metric, gap).replace("-", MINUS),
                 "–" if saved is None else f"{saved:+.1%}".replace("-", MINUS),
                 str(point.get("method", "")),
             ]
         )
     note = (
         "<p class=note>Networks of each method's own choice of widths, trained as the frontier's "
-        "points were. Gain: at no more MACs; saving: share of the base model's MACs, at no less "
-        "accuracy.</p>"
+        "points were. Gain: at no more MACs; saving: share of the base model's MACs, at no worse "
+        "score.</p>"
     )
     return "<h2>One-shot pruning beside it</h2>" + note + table(head, body, numbers=5)
 
@@ -187,10 +199,14 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) 
     return f"<div class=scroll><table>{header}<tbody>{rows}</tbody></table></div>"
 
 
-def percent(point: Point, *names: str) -> str:
-    """The first of the columns that was measured, in per cent."""
-    value = next((point[name] for name in names if point.get(name) is not None), None)
-    return "–" if value is None else f"{100 * value:.2f}"
+def shown(metric: Metric, point: Point, *names: str) -> str:
+    """The first of the columns that was measured, as the metric's number."""
+    return metric.number(next((point[n] for n in names if point.get(n) is not None), None))
+
+
+def signed(metric: Metric, gap: float) -> str:
+    """ "+0.53": a difference, in points where the metric is in per cent."""
+    return f"{metric.scale * gap:+.{metric.digits}f}"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

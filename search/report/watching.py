@@ -16,8 +16,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from search.pareto import front, growth
-from search.storage import Ledger, Row, pruned_by, record, results
+from search.pareto import Metric, front, growth
+from search.storage import Ledger, Row, record, results
 from search.storage import files as storage
 from search.storage import live as driver
 
@@ -37,6 +37,11 @@ class View:
     silent_s: float
 
     @property
+    def metric(self) -> Metric:
+        """What its scores are."""
+        return results.metric_of(self.record)
+
+    @property
     def over(self) -> bool:
         return self.record.get("status") in OVER
 
@@ -47,11 +52,12 @@ class View:
     @property
     def frontier(self) -> list[Row]:
         done = self.complete
-        return [done[i] for i in front.front(front.points_of(done))]
+        return [done[i] for i in front.front(front.points_of(done, self.metric))]
 
     @property
     def hypervolume(self) -> float:
-        return front.hypervolume(front.points_of(self.complete), record.reference(self.record))
+        points = front.points_of(self.complete, self.metric)
+        return front.hypervolume(points, record.reference(self.record))
 
     @property
     def running(self) -> Sequence[driver.Running]:
@@ -87,9 +93,10 @@ class View:
             "status": self.record.get("status"),
             "headline": self.headline(),
             "hypervolume": self.hypervolume,
+            "metric": self.metric.to_json(),
             "live": dataclasses.asdict(self.live) if self.live else None,
             "frontier": [
-                {"trial_id": row.trial_id, "macs": row.macs, "accuracy": _accuracy(row)}
+                {"trial_id": row.trial_id, "macs": row.macs, "score": row.score_val}
                 for row in self.frontier
             ],
             "notes": self.notes(),
@@ -119,19 +126,18 @@ class Watcher:
 
 def panel(view: View) -> Group:
     """The view for a terminal."""
-    members, base = view.frontier, view.record["base_macs"]
+    members, base, metric = view.frontier, view.record["base_macs"], view.metric
     picks = np.unique(np.linspace(0, len(members) - 1, SHOWN).round().astype(int))
-    points = _table("MACs [M]", "of base", "val [%]", "method")
+    points = _table("MACs [M]", "of base", metric.column("val"), "method")
     for i in picks if members else []:
         row = members[i]
-        share, accuracy = f"{row.macs / base:.1%}", f"{100 * _accuracy(row):.2f}"
-        by = pruned_by(row.method, row.macs, base)
-        points.add_row(f"{row.macs / 1e6:.2f}", share, accuracy, by)
-    running = _table("running", "of base", "epochs", "val [%]", "for")
+        share, score = f"{row.macs / base:.1%}", metric.number(row.score_val)
+        points.add_row(f"{row.macs / 1e6:.2f}", share, score, row.method)
+    running = _table("running", "of base", "epochs", metric.column("val"), "for")
     for trial in view.running[:SHOWN]:
-        accuracy = "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f}"
+        score = "" if trial.score is None else metric.number(trial.score)
         share, epochs = f"{trial.macs / base:.1%}", f"{trial.epochs:g}"
-        running.add_row(trial.trial, share, epochs, accuracy, duration(trial.seconds))
+        running.add_row(trial.trial, share, epochs, score, duration(trial.seconds))
     head = Text(f"{view.place}: {view.headline()}", style="bold")
     return Group(head, points, *([running] if view.running else []), *map(Text, view.notes()))
 
@@ -151,16 +157,19 @@ def live_page(view: View, every: float) -> str:
 
 
 def plot(view: View, width: int = 640, height: int = 300) -> str:
-    """The frontier as SVG: accuracy against MACs, other trials in grey."""
-    base, done = view.record["base_macs"], view.complete
+    """The frontier as SVG: scores against MACs, other trials in grey; better is higher."""
+    base, done, metric = view.record["base_macs"], view.complete, view.metric
     if not done:
         return ""
-    low = min(_accuracy(row) for row in done)
+    gains = front.points_of(done, metric)[:, 1]
+    low, best = float(gains.min()), record.reference(view.record).best
+    high = max(best, float(gains.max())) if metric.fraction else float(gains.max())
 
     def dot(row: Row, colour: str, size: int) -> str:
         x = 40 + (width - 60) * min(row.macs / base, 1.0)
-        y = height - 30 - (height - 50) * (_accuracy(row) - low) / max(1 - low, 1e-9)
-        label = html.escape(f"{row.trial_id}: {row.macs / base:.1%}, {_accuracy(row):.2%}")
+        y = height - 30 - (height - 50) * (_gain(row, metric) - low) / max(high - low, 1e-9)
+        found = metric.show(row.score_val)
+        label = html.escape(f"{row.trial_id}: {row.macs / base:.1%}, {found}")
         return (
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">'
             f"<title>{label}</title></circle>"
@@ -168,11 +177,12 @@ def plot(view: View, width: int = 640, height: int = 300) -> str:
 
     members = view.frontier
     dots = [dot(row, "#bbb", 3) for row in done] + [dot(row, "#1f77b4", 5) for row in members]
+    ends = f"{metric.show(metric.gain(low))} to {metric.show(metric.gain(high))}"
     axes = (
         f'<path d="M40 10V{height - 30}H{width - 10}" fill="none" stroke="#888"/>'
         f'<text x="{width - 10}" y="{height - 10}" text-anchor="end" font-size="12">'
         f'MACs, share of the base (to 100%)</text><text x="44" y="20" font-size="12">'
-        f"accuracy on val ({low:.0%} to 100%)</text>"
+        f"{html.escape(metric.name)} on val ({html.escape(ends)})</text>"
     )
     return f'<svg width="{width}" height="{height}" role="img">{axes}{"".join(dots)}</svg>'
 
@@ -184,8 +194,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _accuracy(row: Row) -> float:
-    return float(front.points_of([row])[0, 1])
+def _gain(row: Row, metric: Metric) -> float:
+    return float(front.points_of([row], metric)[0, 1])
 
 
 def duration(seconds: float) -> str:

@@ -8,14 +8,14 @@ from . import results as results
 from .ledger import Ledger as Ledger
 from .results import Point as Point
 from .results import Results as Results
-from .results import accuracy as accuracy
-from .results import pruned_by as pruned_by
+from .results import metric_of as metric_of
 from .results import read_points as read_points
 from .results import read_record as read_record
+from .results import score as score
 from .row import STATUSES as STATUSES
 from .row import Row as Row
 from .row import Status as Status
 from .row import arch_hash as arch_hash
-from .row import table_field as table_field
+from .row import table_schema as table_schema
 from .row import to_table as to_table
 from .row import trial_id as trial_id

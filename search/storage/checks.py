@@ -8,6 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pruning.errors import UserError
+from search.pareto import Metric
+
 Check = Callable[[Any], bool]
 
 
@@ -92,10 +95,10 @@ RECORD: Mapping[str, Check] = {
     "seed": count,
     "base_macs": _positive,
     "base_params": _positive,
-    "base_top1_val": number,
-    "base_top1_test": number,
+    "base_score_val": number,
+    "base_score_test": number,
     "base": _mapping_of({"groups": list_of(text)}),
-    "reference_point": _mapping_of({"macs": _positive, "accuracy": number}),
+    "reference_point": _mapping_of({"macs": _positive, "score": number}),
     "config": _config,
     "versions": _mapping_of({}),
 }
@@ -132,6 +135,32 @@ RENAMED: Mapping[str, str] = {
 """Columns by the names that runs of slimfront 0.1 have; they are read as if they had today's."""
 
 
+RENAMED_KEYS: Mapping[str, str] = {
+    "base_top1_val": "base_score_val",
+    "base_top1_test": "base_score_test",
+    "accuracy": "score",
+}
+"""Keys of run.json, and of its reference point, by the names that runs of 0.1 have."""
+
+
+def renamed_record(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A run.json with today's names."""
+    record = {RENAMED_KEYS.get(key, key): value for key, value in found.items()}
+    point = record.get("reference_point")
+    if isinstance(point, dict):
+        record["reference_point"] = {RENAMED_KEYS.get(k, k): v for k, v in point.items()}
+    return record
+
+
+def _metric(value: Any) -> bool:
+    try:
+        Metric.from_json(value)
+    except (UserError, TypeError, KeyError, ValueError):
+        return False
+    texts = ("name", "unit", "direction")
+    return all(text(value.get(key, "")) for key in texts) and width(value.get("digits", 2))
+
+
 def renamed(table: pa.Table) -> pa.Table:
     """A table with today's column names."""
     if not set(RENAMED) & set(table.column_names):
@@ -142,7 +171,8 @@ def renamed(table: pa.Table) -> pa.Table:
 
 def record_faults(found: Mapping[str, Any]) -> list[str]:
     """Keys of a run.json whose values are none that a search writes."""
-    wrong = faults(found, {key: check for key, check in RECORD.items() if key in found})
+    known = {**RECORD, "metric": _metric}
+    wrong = faults(found, {key: check for key, check in known.items() if key in found})
     return wrong or [key for key, value in found.items() if not _plain(value)]
 
 

@@ -20,12 +20,12 @@ FILE = "live.json"
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs: MACs for one image, epochs so far, accuracy on val (None before one)."""
+    """A trial that runs: MACs for one image, epochs so far, score on val (None before one)."""
 
     trial: str
     macs: int
     epochs: float
-    accuracy: float | None
+    score: float | None
     seconds: float
 
 
@@ -63,11 +63,11 @@ def read(run: storage.Location) -> Live | None:
 
 
 def _running(found: dict[str, object]) -> Running:
-    top1 = found["accuracy"]
+    value = found["score"]
     return Running(
         trial=str(found["trial"]),
         macs=int(str(found["macs"])),
         epochs=float(str(found["epochs"])),
-        accuracy=None if top1 is None else float(str(top1)),
+        score=None if value is None else float(str(value)),
         seconds=float(str(found["seconds"])),
     )

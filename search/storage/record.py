@@ -13,7 +13,7 @@ from typing import Any
 from pruning.errors import UserError
 from search.config import Config, refuse_secrets
 from search.config import loader as configuration
-from search.pareto import Reference, reference_point
+from search.pareto import TOP1, Metric, Reference
 from search.storage import checks, files, results
 from search.storage.ledger import Ledger
 
@@ -158,13 +158,13 @@ def check_warm_start(config: Config) -> None:
         )
 
 
-def create(config: Config, base: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """A new record; `base`: accuracy and cost of the base model."""
-    if config.search.reference_point is None:
-        reference = reference_point(base["macs"], classes)
-    else:
-        macs, accuracy = config.search.reference_point
-        reference = Reference(int(macs), accuracy)
+def create(config: Config, base: Mapping[str, Any], metric: Metric = TOP1) -> dict[str, Any]:
+    """A new record; `base`: score and cost of the base model."""
+    found = Reference.of(base["macs"], metric, base["score_val"])
+    macs, score = found.base_macs, metric.gain(found.gain)
+    if config.search.reference_point is not None:
+        macs, score = int(config.search.reference_point[0]), config.search.reference_point[1]
+        _check_reference(score, metric)
     return {
         "format": results.FORMAT,
         "status": "running",
@@ -172,10 +172,11 @@ def create(config: Config, base: Mapping[str, Any], classes: int) -> dict[str, A
         "seed": config.seed,
         "base_macs": base["macs"],
         "base_params": base["params"],
-        "base_top1_val": base["score_val"],
-        "base_top1_test": base["score_test"],
+        "metric": metric.to_json(),
+        "base_score_val": base["score_val"],
+        "base_score_test": base["score_test"],
         "base": dict(base),
-        "reference_point": {"macs": reference.base_macs, "accuracy": reference.accuracy},
+        "reference_point": {"macs": macs, "score": score, "best": metric.gain(found.best)},
         "config": configuration.to_dict(config),
         "versions": {name: _version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
@@ -192,8 +193,18 @@ def update(run: files.Location, record: Mapping[str, Any], **changes: Any) -> di
 
 
 def reference(record: Mapping[str, Any]) -> Reference:
-    point = record["reference_point"]
-    return Reference(point["macs"], point["accuracy"])
+    point, metric = record["reference_point"], results.metric_of(record)
+    gain, best = metric.gain(point["score"]), metric.gain(point.get("best", 1.0))
+    return Reference(point["macs"], gain, best=max(best, gain + 1e-12), metric=metric)
+
+
+def _check_reference(score: float, metric: Metric) -> None:
+    """UserError where a reference point is no score, or leaves none that is better."""
+    if metric.best is not None and metric.better(score, metric.best):
+        raise UserError(
+            f"search.reference_point {score:g}: no {metric.name} is better than "
+            f"{metric.show(metric.best)}; give one that knowing nothing would have"
+        )
 
 
 def _version(name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import UserError
+from search.pareto import TOP1, Metric
 from search.storage import checks
 from search.storage import files as storage
 from search.storage.ledger import Ledger
@@ -38,8 +39,13 @@ class Results:
 
     @property
     def tested(self) -> bool:
-        """Whether points have test accuracies."""
+        """Whether points have scores on test."""
         return any(p.get("score_test_mean") is not None for p in self.points)
+
+    @property
+    def metric(self) -> Metric:
+        """What its scores are."""
+        return metric_of(self.record)
 
     @property
     def complete(self) -> list[Row]:
@@ -71,8 +77,7 @@ def read_record(place: str) -> dict[str, Any]:
     except OSError:
         found = None
     if found is None:
-        shown = place if place.strip() else repr(place)
-        raise UserError(f"{shown} holds no run.json; name the folder of a search, its --out")
+        raise UserError(f"{place} holds no run.json; name the folder of a search, its --out")
     return found
 
 
@@ -88,6 +93,8 @@ def find_record(run: storage.Location) -> dict[str, Any] | None:
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged; copy the run again, or name another folder") from error
+    if isinstance(found, dict):
+        found = checks.renamed_record(found)
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise UserError(f"{file} is no record of a search; name another folder")
     if found.get("format") != FORMAT:
@@ -103,6 +110,12 @@ def find_record(run: storage.Location) -> dict[str, Any] | None:
     return found
 
 
+def metric_of(record: Mapping[str, Any]) -> Metric:
+    """What a run's scores are; those of runs of 0.1 are top-1."""
+    found = record.get("metric")
+    return TOP1 if found is None else Metric.from_json(found)
+
+
 def read_points(
     place: str, record: Mapping[str, Any], rows: Sequence[Row] | None = None
 ) -> tuple[list[Point], bool]:
@@ -112,7 +125,7 @@ def read_points(
     """
     if (exported := exported_points(place, record)) is not None:
         return exported, record.get("status") == "complete"
-    points = so_far(Ledger(place).rows() if rows is None else rows)
+    points = so_far(Ledger(place).rows() if rows is None else rows, metric_of(record))
     for point in points:
         point["checkpoint"] = storage.inside(place, point["checkpoint"])
     return points, False
@@ -131,7 +144,7 @@ def exported_points(place: str, record: Mapping[str, Any]) -> list[Point] | None
     return points
 
 
-def so_far(rows: Sequence[Row]) -> list[Point]:
+def so_far(rows: Sequence[Row], metric: Metric = TOP1) -> list[Point]:
     """The frontier of finished trials, by what each scored on val."""
     from search.pareto import front
 
@@ -139,7 +152,7 @@ def so_far(rows: Sequence[Row]) -> list[Point]:
     names = ("trial_id", "method", "widths", "macs", "params", "score_val", "checkpoint")
     return [
         {"rank": rank} | {name: getattr(done[i], name) for name in names}
-        for rank, i in enumerate(front.front(front.points_of(done)))
+        for rank, i in enumerate(front.front(front.points_of(done, metric)))
     ]
 
 
@@ -189,13 +202,8 @@ def point_checkpoint(place: str | os.PathLike[str], rank: int) -> str:
     return files.join(place, "points", f"{rank:03d}", "model.safetensors")
 
 
-def pruned_by(method: str, macs: int, base_macs: int | None) -> str:
-    """What a network is said to be pruned by; the base model, a trial too, by nothing."""
-    return "base" if macs == base_macs else method
-
-
-def accuracy(point: Mapping[str, Any]) -> float | None:
-    """A point's best measured top-1: the mean on test, else what it has on val; a fraction."""
+def score(point: Mapping[str, Any]) -> float | None:
+    """A point's best measured score: the mean on test, else what it has on val."""
     for name in ("score_test_mean", "score_test", "score_val_mean", "score_val"):
         if (value := point.get(name)) is not None:
             return float(value)

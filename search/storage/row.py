@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from search.pareto import TOP1, Metric
 from search.storage import checks
 
 Status = Literal["complete", "stopped", "failed", "infeasible"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
 
-_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("trial_id", pa.string(), ""),
     ("arch_hash", pa.string(), "method, widths and recipe"),
     ("method", pa.string(), ""),
@@ -40,21 +41,22 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("wall_s", pa.float64(), "seconds"),
     ("host", pa.string(), ""),
     ("device", pa.string(), ""),
-    ("checkpoint", pa.string(), "path in the run; empty where its weights are not kept"),
+    ("checkpoint", pa.string(), "path or URI"),
     ("started_at", pa.timestamp("us", tz="UTC"), "UTC"),
 )
-METRIC = "top-1"  # what scores are, in the columns' metadata
 
 
-def table_field(name: str, kind: pa.DataType, unit: str) -> pa.Field:
-    """A column of a run's table: its unit, and of scores the metric, are in its metadata."""
-    metadata = {"unit": unit} if unit else {}
-    if name.startswith("score_") or name == "curve":
-        metadata["metric"] = METRIC
-    return pa.field(name, kind, metadata=metadata or None)
-
-
-SCHEMA = pa.schema([table_field(*column) for column in _COLUMNS])
+def table_schema(columns: Iterable[tuple[str, pa.DataType, str]], metric: Metric) -> pa.Schema:
+    """Columns of a run's table: units, and of scores the metric, are in their metadata."""
+    fields = []
+    for name, kind, unit in columns:
+        metadata = {"unit": unit} if unit else {}
+        if name.startswith("score_") or name == "curve":
+            own = "fraction" if metric.fraction else metric.unit or "1"
+            metadata = {"unit": unit.replace("fraction", own), "metric": metric.name}
+            metadata["direction"] = metric.direction
+        fields.append(pa.field(name, kind, metadata=metadata or None))
+    return pa.schema(fields)
 
 
 def _status(value: Any) -> bool:
@@ -76,9 +78,9 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One finished trial. Accuracies are fractions or None; times in seconds; `macs` achieved.
+    """One finished trial. Scores are the metric's or None; times in seconds; `macs` achieved.
 
-    `curve` is top-1 on val after each epoch; the last epoch can be a part of one.
+    `curve` is the score on val after each epoch; the last epoch can be a part of one.
     `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
     asked_macs. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
     """
@@ -165,7 +167,7 @@ def arch_hash(
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def to_table(rows: Iterable[Row]) -> pa.Table:
+def to_table(rows: Iterable[Row], metric: Metric = TOP1) -> pa.Table:
     """Rows as an Arrow table with the contract's column types and their units as metadata."""
     records = []
     for row in rows:
@@ -173,7 +175,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
         record["proposal"] = json.dumps(record["proposal"], sort_keys=True, default=_plain)
         record["started_at"] = _timestamp(row.started_at)
         records.append(record)
-    return pa.Table.from_pylist(records, schema=SCHEMA)
+    return pa.Table.from_pylist(records, schema=table_schema(COLUMNS, metric))
 
 
 def _timestamp(text: str) -> datetime | None:

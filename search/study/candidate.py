@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pruning.graph import Cost
-from search.pareto import Strata
+from search.pareto import TOP1, Metric, Strata
 from search.storage import Row, Status
 
 _NESTED = ("scalars", "params")
@@ -73,6 +73,7 @@ class StudyOptions:
             at a bin with the fewest trials; a sampler that covers the range itself needs none.
         concurrency: Trials at a time.
         tries: Infeasible or known proposals in a row before the frontier is mutated instead.
+        metric: What scores are.
         retry_failed: Run trials again that failed; their rows stay until they have ended.
     """
 
@@ -87,6 +88,7 @@ class StudyOptions:
     concurrency: int = 1
     tries: int = 4
     retry_failed: bool = False
+    metric: Metric = TOP1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,7 @@ class Candidate:
         )
 
     def row(self, outcome: Outcome, cost: Cost) -> Row:
-        """The ledger's row: a trial without a finite accuracy is not complete."""
+        """The ledger's row: a trial without a finite score is not complete."""
         values = asdict(outcome)
         for name in ("score_pruned", "score_repaired", "score_val"):
             if values[name] is not None and not math.isfinite(values[name]):
@@ -147,7 +149,7 @@ class Candidate:
             values["curve"] = ()
         widths = np.array(outcome.widths or self.widths or (), dtype=np.int64)
         if outcome.status == "complete" and (values["score_val"] is None or not widths.size):
-            values |= {"status": "failed", "reason": "no finite accuracy or no widths reported"}
+            values |= {"status": "failed", "reason": "no finite score or no widths reported"}
         values["widths"] = tuple(widths.tolist())
         values["started_at"] = outcome.started_at or datetime.now(UTC).isoformat()
         return Row(
@@ -178,9 +180,9 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended. Accuracies are fractions, times in s; widths and costs as achieved.
+    """How a trial ended. Scores are the metric's, times in s; widths and costs as achieved.
 
-    curve: top-1 on val after each epoch.
+    curve: score on val after each epoch.
     """
 
     status: Status

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pruning.methods import Problem, State
 from search.config import Config, method_names
-from search.pareto import Strata
+from search.pareto import TOP1, Metric, Strata
 from search.storage import Ledger
 from search.study import limits as reach
 from search.study import spaces, warm_start
@@ -15,7 +15,11 @@ from search.study.study import Study
 
 
 def make_study(
-    config: Config, states: Mapping[str, State], problem: Problem, concurrency: int
+    config: Config,
+    states: Mapping[str, State],
+    problem: Problem,
+    concurrency: int,
+    metric: Metric = TOP1,
 ) -> Study:
     """The study of a run as its ledger tells it. UserError if no width vector can be feasible.
 
@@ -31,10 +35,11 @@ def make_study(
         seeds=plan,
         warm=Ledger(config.search.warm_start).rows() if config.search.warm_start else (),
         limits=limits,
-        recipe=vars(config.finetune) | {"repair": config.search.repair},
+        recipe=config.finetune.told() | {"repair": config.search.repair},
         seed=config.seed,
         strata=Strata(low, high) if config.search.stratify else None,
         concurrency=concurrency,
         retry_failed=config.search.retry_failed,
+        metric=metric,
     )
     return Study(space, Ledger(config.out), cost, problem.lattice, options)

@@ -31,18 +31,18 @@ _STATES = {
 
 
 class Proposer:
-    """Maximises top-1 and minimises MACs (shares of the base) with one of Optuna's samplers."""
+    """Maximises the gain of the metric and minimises MACs (shares of the base), as Optuna does."""
 
     def __init__(self, space: Space, options: StudyOptions, base_macs: int) -> None:
         """`ehvi` models networks by their widths: other spaces than of widths are TPE's."""
         name = options.sampler
         self.name = "tpe" if name == "ehvi" and not isinstance(space, WidthSpace) else name
         self.space, self.seed, self.base_macs = space, options.seed, base_macs
-        self.concurrency = options.concurrency
+        self.concurrency, self.metric = options.concurrency, options.metric
         self._distributions = space.distributions()
         samplers.warn_if_slow(name, len(self._distributions))
         self._history = samplers.History()
-        self._scores: list[tuple[int, int, float, bool]] = []  # number, MACs, top-1, complete
+        self._scores: list[tuple[int, int, float, bool]] = []  # number, MACs, gain, complete
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
@@ -116,7 +116,7 @@ class Proposer:
         values = None
         if row.status == "complete":
             assert row.score_val is not None
-            values = [row.score_val, row.macs / self.base_macs]
+            values = [self.metric.gain(row.score_val), row.macs / self.base_macs]
         elif (
             row.status == "infeasible"
             and max(self.trial(number).constraints.values(), default=0) <= 0
@@ -124,8 +124,8 @@ class Proposer:
             Trial(self.study, number).set_constraint("measured", 1.0)  # latency, say
         self.study.tell(number, values, state)
         if state != TrialState.FAIL:
-            top1 = math.nan if row.score_val is None else row.score_val
-            self._scores.append((number, row.macs, top1, row.status == "complete"))
+            gain = math.nan if row.score_val is None else self.metric.gain(row.score_val)
+            self._scores.append((number, row.macs, gain, row.status == "complete"))
 
     def fail(self, number: int) -> None:
         """End a running trial that has no row: samplers ignore it."""
@@ -140,8 +140,8 @@ class Proposer:
         """Trials for TPE or GP to see (best, latest, running; None: all), and the next number."""
         if self.name not in ("tpe", "gp") or len(self._scores) <= samplers.WINDOW:
             return None, 0
-        numbers, macs, top1, done = (np.array(c) for c in zip(*self._scores, strict=True))
-        best = np.argsort(front.ranks(np.column_stack([macs, top1]), done), kind="stable")
+        numbers, macs, gain, done = (np.array(c) for c in zip(*self._scores, strict=True))
+        best = np.argsort(front.ranks(np.column_stack([macs, gain]), done), kind="stable")
         half = samplers.WINDOW // 2
         shown = set(numbers[best[:half]].tolist()) | set(numbers[-half:].tolist())
         trials = self.study.get_trials(deepcopy=False)

@@ -23,7 +23,7 @@ FEWEST = 4  # trials that have ended, before anything is foretold
 RIDGE = 0.1
 Array = NDArray[np.float64]
 Point = tuple[int, float]
-"""MACs and top-1."""
+"""MACs and gain."""
 
 
 class Screening:
@@ -31,6 +31,7 @@ class Screening:
 
     def __init__(self, factor: float, strata: Strata, reference: Reference) -> None:
         self.factor, self.strata, self.reference = factor, strata, reference
+        self.metric = reference.metric
         self._scores: dict[str, Point] = {}  # at rung 0, by trial
         self._on: set[str] = set()  # trials that go on and have not ended
 
@@ -39,21 +40,21 @@ class Screening:
         for row in rows:
             # the base model has no rung 0: it is complete without any training
             if row.score_repaired is not None and (row.epochs or row.status == "stopped"):
-                self._scores[row.trial_id] = row.macs, row.score_repaired
+                self._scores[row.trial_id] = row.macs, self.metric.gain(row.score_repaired)
 
-    def judge(self, trial: str, macs: int, top1: float, rows: Iterable[Row]) -> str | None:
+    def judge(self, trial: str, macs: int, score: float, rows: Iterable[Row]) -> str | None:
         """None where a trial goes on, else the reason why it does not.
 
-        `top1` at rung 0; `rows`: all trials that have ended. A trial is judged once: one that began
-        anew (after running out of memory, say) goes on.
+        `score` at rung 0; `rows`: all trials that have ended. A trial is judged once: one that
+        began anew (after running out of memory, say) goes on.
         """
-        if trial in self._scores or not math.isfinite(top1):
+        if trial in self._scores or not math.isfinite(score):
             return None
-        self._scores[trial] = macs, top1
+        self._scores[trial] = macs, self.metric.gain(score)
         rows = list(rows)
         self._on -= {row.trial_id for row in rows}
         ended = {
-            row.trial_id: (row.macs, row.score_val)
+            row.trial_id: (row.macs, self.metric.gain(row.score_val))
             for row in rows
             if row.status == "complete" and row.score_val is not None
         }
@@ -64,15 +65,16 @@ class Screening:
         if len(trained) < FEWEST or self._bins([macs])[0] not in self._bins(taken):
             return None
         ends = self._foretell(trained, [*going, *recent])
-        foretold = {name: (self._scores[name][0], top1) for name, top1 in ends.items()}
+        foretold = {name: (self._scores[name][0], gain) for name, gain in ends.items()}
         gains = self._gains(ended | {name: foretold[name] for name in going}, recent, foretold)
         place = int((gains > gains[-1]).sum())
         if gains[-1] > 0 and place < math.ceil(len(gains) / self.factor):
             return None
         self._on.discard(trial)
+        now, end = self.metric.show(score), self.metric.show(self.metric.gain(ends[trial]))
         return (
-            f"{top1:.1%} before fine-tuning at {macs / self.reference.base_macs:.0%} of the MACs "
-            f"promises {ends[trial]:.1%}: place {place + 1} of {len(gains)} by what it adds to "
+            f"{now} before fine-tuning at {macs / self.reference.base_macs:.0%} of the MACs "
+            f"promises {end}: place {place + 1} of {len(gains)} by what it adds to "
             f"the frontier; one of {self.factor:g} goes on"
         )
 
@@ -80,17 +82,29 @@ class Screening:
         return self.strata.index(np.array(macs, dtype=np.float64) / self.reference.base_macs)
 
     def _foretell(self, trained: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-        """Top-1 at the end of trials by their rung 0, from the ends of those trained."""
+        """Gain at the end of trials by their rung 0, from the ends of those trained."""
         known = np.array([self._scores[name] for name in trained], dtype=np.float64)
         asked = np.array([self._scores[name] for name in names], dtype=np.float64)
-        X, lift = self._features(known), _log_odds([*trained.values()]) - _log_odds(known[:, 1])
+        X, lift = self._features(known), self._odds([*trained.values()]) - self._odds(known[:, 1])
         weights = np.linalg.solve(X.T @ X + RIDGE * np.eye(X.shape[1]), X.T @ lift)
-        odds = _log_odds(asked[:, 1]) + self._features(asked) @ weights
-        return dict(zip(names, (1 / (1 + np.exp(-odds))).tolist(), strict=True))
+        odds = self._odds(asked[:, 1]) + self._features(asked) @ weights
+        return dict(zip(names, self._gain_of(odds).tolist(), strict=True))
+
+    def _odds(self, gains: ArrayLike) -> Array:
+        """Log odds of fractions; other gains by their share of the way to perfection."""
+        plain = self.metric.fraction and self.metric.rises
+        return _log_odds(gains if plain else self.reference.share(gains))
+
+    def _gain_of(self, odds: Array) -> Array:
+        """The inverse of `_odds`."""
+        share = 1 / (1 + np.exp(-odds))
+        if self.metric.fraction and self.metric.rises:
+            return share
+        return self.reference.gain + share * (self.reference.best - self.reference.gain)
 
     def _features(self, scores: Array) -> Array:
         """Second-order terms of the log share of the MACs and the log odds."""
-        m, r = np.log(scores[:, 0] / self.reference.base_macs), _log_odds(scores[:, 1])
+        m, r = np.log(scores[:, 0] / self.reference.base_macs), self._odds(scores[:, 1])
         return np.column_stack([np.ones_like(m), m, r, m * m, m * r, r * r])
 
     def _gains(
@@ -111,6 +125,6 @@ class Screening:
         return np.array(gains)
 
 
-def _log_odds(top1: ArrayLike) -> Array:
-    bounded = np.clip(top1, 1e-3, 1 - 1e-3)
+def _log_odds(share: ArrayLike) -> Array:
+    bounded = np.clip(share, 1e-3, 1 - 1e-3)
     return np.log(bounded / (1 - bounded))

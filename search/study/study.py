@@ -235,7 +235,7 @@ class Study:
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
-        return [done[i] for i in front.front(front.points_of(done))]
+        return [done[i] for i in front.front(front.points_of(done, self.options.metric))]
 
     def _sparse_share(self) -> float:
         strata = self.options.strata

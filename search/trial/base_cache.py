@@ -14,41 +14,42 @@ import torch
 from torch import nn
 
 from pruning import methods
-from pruning.data import Images
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.methods import State
 from pruning.models import files
-from pruning.training import evaluate
+from search.tasks import MEASURING_BATCH, Identity, Workload
 
 FORMAT = "2"  # of these files
-BATCH = 256
 PROBES = 8  # images whose outputs tell networks with equal weights apart
 logger = logging.getLogger(__name__)
 
 
-def measure(name: str, net: nn.Module, graph: ChannelGraph, images: Images) -> tuple[State, float]:
+def measure(name: str, net: nn.Module, graph: ChannelGraph, work: Workload) -> tuple[State, float]:
     """The state of a method and the seconds its measuring took, now or when it was cached.
 
-    The key covers weights, structure, images and the method's version. A damaged file is named
-    and measured again.
+    The key covers weights, structure, data and the method's version. A damaged file is named and
+    measured again. Of a task whose data cannot be told apart nothing is kept.
     """
     method = methods.get(name)
     key = f"{name} {method.version}"
-    return _kept(
-        name, key, net, graph, images, lambda: method.prepare(net, graph, images.batches(BATCH))
-    )
+
+    def prepare() -> State:
+        return method.prepare(net, graph, work.samples(MEASURING_BATCH))
+
+    return _kept(name, key, net, graph, work.identity("calibration"), prepare)
 
 
-def top1(net: nn.Module, graph: ChannelGraph, images: Images, batch: int) -> float:
-    """Top-1 of the base model on a split, a fraction; kept as `measure` keeps its states."""
+def score(net: nn.Module, graph: ChannelGraph, work: Workload, split: str) -> float:
+    """The base model's score on a split; kept as `measure` keeps its states."""
 
-    def score() -> State:
-        return {"top1": np.array(evaluate(net, images.batches(batch)))}
+    def compute() -> State:
+        return {"score": np.array(work.score(net, split))}
 
     device = next(net.parameters()).device.type
-    state, _ = _kept("top1", f"top1 {device} {batch}", net, graph, images, score)
-    return float(state["top1"])
+    key = f"{work.metric.name} {device}"
+    state, _ = _kept("score", key, net, graph, work.identity(split), compute)
+    return float(state["score"])
 
 
 def _kept(
@@ -56,10 +57,13 @@ def _kept(
     key: str,
     net: nn.Module,
     graph: ChannelGraph,
-    images: Images,
+    data: Identity | None,
     compute: Callable[[], State],
 ) -> tuple[State, float]:
-    place = _folder() / f"{name}-{_digest(key, net, graph, images)}.safetensors"
+    if data is None:
+        began = time.perf_counter()
+        return compute(), time.perf_counter() - began
+    place = _folder() / f"{name}-{_digest(key, net, graph, data)}.safetensors"
     if place.is_file():
         try:
             tensors, metadata = files.read_tensors(place)
@@ -85,26 +89,16 @@ def _folder() -> Path:
     return top / "states"
 
 
-def fingerprint(*sets: Images) -> str:
-    """16 hex digits that tell sets apart by shape and labels: another decoder changes neither."""
-    digest = hashlib.sha256()
-    for images in sets:
-        digest.update(repr(images.shape).encode())
-        digest.update(images.labels.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _digest(key: str, net: nn.Module, graph: ChannelGraph, images: Images) -> str:
+def _digest(key: str, net: nn.Module, graph: ChannelGraph, data: Identity) -> str:
     digest = hashlib.sha256(f"{FORMAT} {key} {graph.digest()}".encode())
     for name, tensor in net.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(images.labels.cpu().numpy().tobytes())
-    first, _ = next(iter(images.batches(BATCH)))  # the labels and one batch tell sets apart
-    digest.update(first.cpu().contiguous().numpy().tobytes())
+    for content in data.content:
+        digest.update(content)
     # what lies between the layers has no weights: activations, the eps of BNs, the factory's code
     with torch.inference_mode():
-        logits = net(first[:PROBES])
+        logits = net(data.probe[:PROBES])
     rounded = (50 * logits / logits.abs().max().clamp_min(1e-30)).round()
     digest.update(rounded.to(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()[:20]

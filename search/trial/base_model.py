@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,19 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.errors import UserError
 from pruning.graph import ChannelGraph, lattice, trace
 from pruning.methods import Problem, State
-from pruning.models import ModelInfo, checkpoint, files, settle
+from pruning.models import ModelInfo, checkpoint, files
+from search import tasks
 from search.config import Config, SearchConfig, method_names
-from search.data import Given, Splits
-from search.data import splits as data
+from search.data import Given
+from search.pareto import TOP1, Metric
 from search.study import PATH, limits
+from search.tasks import TaskError, Workload
 from search.trial import base_cache as states
 from search.trial import whole_model
 
-CALIBRATION = 2048  # training images for BN statistics and method states
-CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
-SCORING_BATCH = 500
+SCORING_BATCH = 500  # of the final trainings, until they score by the task
 FILE = "base.safetensors"  # of a run
 
 
@@ -31,7 +33,7 @@ FILE = "base.safetensors"  # of a run
 class BaseModel:
     """What the trials need of the base model: arrays and text only, shared by the object store.
 
-    weights: the whole state dict; graph: JSON; val, test: top-1 as fractions; states: what each
+    weights: the whole state dict; graph: JSON; val, test: scores in `metric`; states: what each
     method measured, and measured_s: in how many seconds; seconds: spent on training (0 with given
     weights).
     """
@@ -47,17 +49,18 @@ class BaseModel:
     data: str = ""  # names the images that trials are trained and scored on
     notes: tuple[str, ...] = ()  # what the user should know of how it was made
     given: Given = field(default_factory=Given)  # what has no name to build it by
+    metric: Metric = TOP1
 
-    def splits(self, config: Config) -> Splits:
-        """The images that the trials are trained and scored on."""
-        return self.given.splits or data.load(config.data, config.seed)
+    def task(self, config: Config, device: str) -> Workload:
+        """The task that the trials are trained and scored by, its data read."""
+        return tasks.open_task(tasks.load(config, self.given), config, device)
 
     def channel_graph(self) -> ChannelGraph:
         return ChannelGraph.from_json(self.graph)
 
     def model(self, config: Config) -> nn.Module:
         """The whole network with its weights, on the CPU, in eval mode."""
-        net = whole_model.skeleton(config, self.info.args, self.given)
+        net = tasks.skeleton(config, self.info.args, self.given)
         net.load_state_dict({name: tensor(array) for name, array in self.weights.items()})
         return net.eval()
 
@@ -101,32 +104,33 @@ def prepare(
         notes.append(line)
         say(line)
 
-    splits = given.splits or data.load(config.data, config.seed)
-    for line in splits.notes:
+    task = tasks.load(config, given)
+    work = tasks.open_task(task, config, device)
+    for line in work.notes:
         note(line)
-    train = splits.train.to(device)
-    config = config if given.network else whole_model.fit_to_data(config, splits)
-    refuse = partial(_refuse, config.search, check)
-    net, seconds = whole_model.build(config, stored, given, train, device, say, note, refuse)
-    settle(net, train.shape, device).eval()
-    graph = trace(net, train.shape, keep=config.search.keep)
-    val = states.top1(net, graph, splits.val.to(device), SCORING_BATCH)
-    test = states.top1(net, graph, splits.test.to(device), SCORING_BATCH)
-    subset = calibration(train, config.seed)
-    measured = {}
-    for name in measured_methods(config.search):
-        say(f"measuring the base model for method {name}")
-        measured[name] = states.measure(name, net, graph, subset)
+    refuse = partial(_refuse, config.search, check, work.example)
+    try:
+        net, seconds = whole_model.build(config, stored, given, task, work, say, note, refuse)
+        work.settle(net).eval()
+        graph = trace(net, work.example, keep=config.search.keep)
+        val, test = (_scored(net, graph, work, split) for split in ("val", "test"))
+        measured = {}
+        for name in measured_methods(config.search):
+            say(f"measuring the base model for method {name}")
+            measured[name] = states.measure(name, net, graph, work)
+    except TaskError as error:
+        raise UserError(str(error)) from error
+    about = work.about
     return BaseModel(
         weights={name: t.detach().cpu().numpy() for name, t in net.state_dict().items()},
         graph=graph.to_json(),
         info=ModelInfo(
-            model=config.model.name,
-            args=dict(config.model.args),
-            input_shape=train.shape,
-            classes=train.classes,
-            mean=train.mean,
-            std=train.std,
+            model=about.model,
+            args=dict(about.args),
+            input_shape=about.shape,
+            classes=about.outputs,
+            mean=about.mean,
+            std=about.std,
             widths={group.name: group.channels for group in graph.groups},
             digest=graph.digest(),
         ),
@@ -134,10 +138,21 @@ def prepare(
         test=test,
         states={name: state for name, (state, _) in measured.items()},
         measured_s={name: spent for name, (_, spent) in measured.items()},
-        data=states.fingerprint(splits.train, splits.val),
+        data=work.fingerprint(),
         seconds=seconds,
         notes=tuple(notes),
+        metric=work.metric,
     )
+
+
+def _scored(net: nn.Module, graph: ChannelGraph, work: Workload, split: str) -> float:
+    """The base model's score; UserError where it is no number."""
+    found = states.score(net, graph, work, split)
+    if not math.isfinite(found):
+        raise UserError(
+            f"the base model has {work.metric.name} {found} on {split}; train it, or mend evaluate"
+        )
+    return found
 
 
 def store(base: BaseModel, out: str) -> None:
@@ -163,29 +178,23 @@ def facts(base: BaseModel, problem: Problem) -> dict[str, Any]:
 
 
 def question(config: Config) -> str | None:
-    """What to ask below the accuracy of a base model whose weights the user gave."""
+    """What to ask below the score of a base model whose weights the user gave."""
     if config.model.weights is None:
         return None
     return (
-        "is this the accuracy you know? If not, look at data.mean and data.std, data.image_size, "
-        "and the order of the classes"
+        "is this the score you know? If not, look at data.mean and data.std, data.image_size, "
+        "and the order of what is told apart"
     )
-
-
-def calibration(train: data.Images, seed: int) -> data.Images:
-    """A fixed, shuffled part of the training images for statistics."""
-    order = np.random.default_rng(seed).permutation(len(train))[:CALIBRATION]
-    return train.subset(order)
 
 
 def _refuse(
     search: SearchConfig,
     check: Callable[[Problem], object] | None,
+    example: Any,
     net: nn.Module,
-    shape: tuple[int, ...],
 ) -> None:
     """UserError where no slim version of the network meets the limits."""
-    asked = problem(trace(net, shape, keep=search.keep), search)
+    asked = problem(trace(net, example, keep=search.keep), search)
     limits.limits(search, asked)
     if check is not None:
         check(asked)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning.data import call, moved, repeated
 from pruning.errors import UserError
 from pruning.models import settle
 from search.config import quantity
@@ -33,20 +34,27 @@ class Latency:
 
 def of_model(
     model: nn.Module,
-    shape: tuple[int, ...],
+    example: Any,
     batch: int,
     device: str = "cpu",
     seconds: float | None = None,
 ) -> Latency:
-    """Latency of a model in eval mode, which moves to the device, on images of `shape` (C, H, W).
+    """Latency of a model in eval mode, which moves to the device.
 
-    Channels-last where its code can take it. On a GPU by CUDA events; it must not be shared for
-    the number to mean anything.
+    example: the shape of an image (C, H, W), or a batch of inputs as the network is called, whose
+    first is repeated. Images are channels-last where its code can take it. On a GPU by CUDA events;
+    it must not be shared for the number to mean anything.
     """
-    model = settle(model, shape, device).eval()
-    images = torch.zeros(batch, *shape, device=device).to(memory_format=torch.channels_last)
+    if isinstance(example, tuple) and all(isinstance(n, int) for n in example):
+        model = settle(model, example, device).eval()
+        inputs: Any = torch.zeros(batch, *example, device=device)
+        if inputs.ndim == 4:
+            inputs = inputs.to(memory_format=torch.channels_last)
+    else:
+        model = model.to(device).eval()
+        inputs = moved(repeated(example, batch), device)
     with torch.inference_mode():
-        return of_call(lambda: model(images), batch, device, seconds)
+        return of_call(lambda: call(model, inputs), batch, device, seconds)
 
 
 def of_call(
@@ -93,12 +101,12 @@ class Limit:
 
     most_ms: float
     base: Latency
-    shape: tuple[int, ...]
+    example: Any
     device: str
 
     def violation(self, model: nn.Module) -> str:
         """Why a slim model is too slow, for its row's reason; "" if it is not."""
-        found = of_model(model, self.shape, self.base.batch, self.device, SEARCH_S)
+        found = of_model(model, self.example, self.base.batch, self.device, SEARCH_S)
         if found.median_ms <= self.most_ms:
             return ""
         return (
@@ -110,7 +118,7 @@ class Limit:
 def limit(
     text: str | float | None,
     base: nn.Module,
-    shape: tuple[int, ...],
+    example: Any,
     device: str = "cpu",
     batch: int = 1,
 ) -> Limit | None:
@@ -121,8 +129,8 @@ def limit(
     if text is None:
         return None
     most = quantity.parse(text, "search.max_latency_ms")
-    measured = of_model(base, shape, batch, device)
-    return Limit(most.of(measured.median_ms), measured, shape, device)
+    measured = of_model(base, example, batch, device)
+    return Limit(most.of(measured.median_ms), measured, example, device)
 
 
 def _cpu_time(call: Callable[[], Any]) -> float:

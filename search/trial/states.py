@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from pruning.data import Images
-from pruning.training import EpochResult, Recipe, finetune, refresh
+from pruning.training import EpochResult, Recipe
+from search.pareto import TOP1, Metric
+from search.tasks import Workload
 
 WHOLE, REPAIRED, TUNED = "whole", "repaired", "tuned"
-Score = Callable[[nn.Module], float]
 
 
 def scored_epochs(
-    model: nn.Module,
-    train: Images,
-    recipe: Recipe,
-    measured: Images,
-    score: Score,
-    **settings: Any,
+    model: nn.Module, work: Workload, recipe: Recipe, seed: int, **settings: Any
 ) -> Iterator[tuple[EpochResult, float]]:
     """Fine-tune in place; after each epoch its result and the score on val.
 
-    measured: training images that BN is measured on for every score, augmented as in training.
-    settings: what else `finetune` takes.
+    BN is measured for every score on inputs as the training sees them. settings: what else
+    `Workload.epochs` takes.
     """
-    for epoch in finetune(model, train, recipe, **settings):
-        refresh(model, measured, recipe, settings.get("seed", 0))
-        yield epoch, score(model)
+    for epoch in work.epochs(model, recipe, seed=seed, **settings):
+        work.refresh(model, recipe, seed)
+        yield epoch, work.score(model)
 
 
 class Repaired:
     """The network before its training, kept to fall back on; score: its own on val."""
 
-    def __init__(self, model: nn.Module, score: float) -> None:
-        self.score = score
+    def __init__(self, model: nn.Module, score: float, metric: Metric = TOP1) -> None:
+        self.score, self.metric = score, metric
         self.tensors = {name: t.detach().clone() for name, t in model.state_dict().items()}
 
     @torch.no_grad()
     def better(self, model: nn.Module, tuned: float) -> tuple[str, float]:
         """Name and score of the better state, the tuned one at a tie; `model` becomes that."""
-        if tuned >= self.score:
+        if self.metric.better(tuned, self.score):
             return TUNED, tuned
         model.load_state_dict(self.tensors)
         return REPAIRED, self.score

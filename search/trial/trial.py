@@ -15,22 +15,16 @@ import torch
 from torch import nn
 
 from pruning import methods, oneshot
-from pruning.data import Images, StreamSet
 from pruning.errors import UserError
 from pruning.methods import Problem, State
-from pruning.models import checkpoint, files, settle
+from pruning.models import checkpoint, files
 from pruning.oneshot import Slimmed
-from pruning.training import EpochResult, Recipe, evaluate
+from pruning.training import EpochResult, Recipe
 from search.config import Config
 from search.study import Candidate
+from search.tasks import TaskError, Workload
 from search.trial import latency
-from search.trial.base_model import (
-    CALIBRATION_BATCH,
-    SCORING_BATCH,
-    BaseModel,
-    calibration,
-    problem,
-)
+from search.trial.base_model import BaseModel, problem
 from search.trial.memory import free, keep_kernels
 from search.trial.states import REPAIRED, TUNED, WHOLE, Repaired, scored_epochs
 
@@ -43,16 +37,16 @@ Body = Callable[[Any, Candidate], Iterator[Report]]
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of one worker share, on its device; made once, never modified."""
+    """What all trials of one worker share, on its device; made once, never modified.
+
+    task: what is trained and scored, and on what.
+    """
 
     config: Config
     base: BaseModel
     model: nn.Module
     problem: Problem
-    train: Images
-    val: Images
-    test: Images
-    calibration: Images
+    task: Workload
     states: Mapping[str, State]
     device: str
     limit: latency.Limit | None = None
@@ -61,27 +55,31 @@ class TrialContext:
     def open(cls, config: Config, base: BaseModel, device: str = "cpu") -> TrialContext:
         graph = base.channel_graph()
         keep_kernels(len(graph.layers))
-        splits = base.splits(config)
-        train = splits.train.to(device)
-        model = base.model(config)
-        settle(model, train.shape, device)
+        task = base.task(config, device)
+        model = task.settle(base.model(config))
         return cls(
             config=config,
             base=base,
             model=model,
             problem=problem(graph, config.search),
-            train=train,
-            val=splits.val.to(device),
-            test=splits.test.to(device),
-            calibration=calibration(train, config.seed),
+            task=task,
             states=base.states,
             device=device,
-            limit=latency.limit(config.search.max_latency_ms, model, train.shape, device),
+            limit=latency.limit(config.search.max_latency_ms, model, task.example, device),
         )
 
-    def score(self, model: nn.Module) -> float:
-        """Top-1 on the validation split, a fraction."""
-        return evaluate(model, self.val.batches(SCORING_BATCH))
+    def score(self, model: nn.Module, split: str = "val") -> float:
+        """The task's metric on val or test."""
+        return self.task.score(model, split)
+
+    @property
+    def test(self) -> Any:
+        """The images of the test split, of a task that has some."""
+        return getattr(self.task, "test")  # noqa: B009
+
+    def before(self, model: nn.Module, score: float) -> Repaired:
+        """A network of this score, before its training, to fall back on."""
+        return Repaired(model, score, self.task.metric)
 
 
 def run(work: TrialContext, candidate: Candidate) -> Iterator[Report]:
@@ -96,7 +94,7 @@ def run(work: TrialContext, candidate: Candidate) -> Iterator[Report]:
             yield from _attempt(work, candidate, recipe)
             return
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or not work.task.halves:
                 raise
         # not sooner: the error holds the frames of the attempt, and they what it has on the device
         free(work.device)
@@ -106,6 +104,8 @@ def run(work: TrialContext, candidate: Candidate) -> Iterator[Report]:
         return
     except UserError:
         raise  # a disk that is full or the like: the next trial would meet it too
+    except TaskError as error:
+        failure = str(error)
     except Exception as error:
         if isinstance(error, torch.AcceleratorError) and not out_of_memory(error):
             raise  # what follows one on a GPU fails as well: this process is of no more use
@@ -130,7 +130,7 @@ def slim(
         methods.get(method),
         work.states[method],
         widths,
-        work.calibration.batches(CALIBRATION_BATCH),
+        work.task.samples(),
         repair=work.config.search.repair,
         score=work.score,
         scalars=scalars,
@@ -141,16 +141,7 @@ def tune(
     work: TrialContext, model: nn.Module, recipe: Recipe, seed: int, **settings: Any
 ) -> Iterator[tuple[EpochResult, float]]:
     """Fine-tune `model` with the base model as teacher; each epoch's result and score on val."""
-    return scored_epochs(
-        model,
-        work.train,
-        recipe,
-        work.calibration,
-        work.score,
-        seed=seed,
-        teacher=work.model,
-        **settings,
-    )
+    return scored_epochs(model, work.task, recipe, seed, teacher=work.model, **settings)
 
 
 def save(work: TrialContext, model: nn.Module, widths: np.ndarray, place: str, **extra: Any) -> str:
@@ -191,9 +182,8 @@ def _attempt(
         return
     if epochs:
         yield report | {"wall_s": time.perf_counter() - began}
-        # streams are decoded once for all trials of a machine, where their orders are one
-        order = work.config.seed if isinstance(work.train, StreamSet) else None
-        before = Repaired(model, report["score_val"])
+        order = work.task.shared_order(work.config.seed)
+        before = work.before(model, report["score_val"])
         passes = tune(work, model, recipe, seed, data_seed=order)
         for i, (epoch, val) in enumerate(passes, start=1):
             report["finetune_s"] += epoch.seconds

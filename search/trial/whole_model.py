@@ -5,30 +5,28 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.errors import UserError
-from pruning.models import checkpoint, files, registry, weights
-from pruning.training import finetune
-from search.config import Config
+from pruning.models import checkpoint, files, weights
+from search import tasks
+from search.config import NAMED, Config
 from search.data import Given
-from search.data import splits as data
+from search.tasks import Task, Workload
 
 
 def build(
     config: Config,
     stored: str | None,
     given: Given,
-    train: data.Images,
-    device: str,
+    task: Task,
+    work: Workload,
     say: Callable[[str], None],
     note: Callable[[str], None],
-    refuse: Callable[[nn.Module, tuple[int, ...]], None],
+    refuse: Callable[[nn.Module], None],
 ) -> tuple[nn.Module, float]:
     """The network with its weights, and the seconds that its training took (0 with given ones).
 
@@ -36,7 +34,7 @@ def build(
     what the user should know; `refuse` may raise UserError before anything is trained.
     """
     torch.manual_seed(config.seed)
-    net = skeleton(config, config.model.args, given)
+    net = tasks.network_of(task, config.task)
     if stored is not None and given.network is not None:
         _check_same(net, stored, config)
         return net, 0.0
@@ -45,33 +43,27 @@ def build(
         net = checkpoint.load(stored, base=net)
         _check_weights(net, config)
         return net, 0.0
-    whole = given.network is not None
-    if config.model.weights is not None:
+    named = config.task in NAMED and given.task is None  # of `model` and `data`
+    whole = given.network is not None or (not named and getattr(task, "trained", True))
+    if named and config.model.weights is not None:
         metadata = weights.load_weights(
             net, config.model.weights, new_head=config.model.new_head, say=note
         )
         whole = "new_head" not in metadata
-    _check_classes(net.eval(), config, train)
+    work.check(net.eval())
     # before minutes of training or measuring
-    refuse(net, train.shape)
+    refuse(net)
     if whole:
         return net, 0.0
-    say(f"training the base model: {config.model.name}, {config.base.epochs:g} epochs")
+    say(f"training the base model: {work.about.model}, {config.base.epochs:g} epochs")
     began = time.perf_counter()
     try:
-        for epoch in finetune(net, train, config.base.recipe(), seed=config.seed, device=device):
+        for epoch in work.epochs(net, config.base.recipe(), seed=config.seed):
             if round(epoch.epoch) % math.ceil(config.base.epochs / 5) == 0:
                 say(f"base model: epoch {epoch.epoch:g}, loss {epoch.train_loss:.3f}")
     except FloatingPointError as error:
         raise UserError(f"the base model does not train: {error}, base.lr") from error
     return net, time.perf_counter() - began
-
-
-def skeleton(config: Config, args: Mapping[str, Any], given: Given) -> nn.Module:
-    """A network to load weights into: a copy of what was given, else built by its name."""
-    if given.network is not None:
-        return copy.deepcopy(given.network)
-    return registry.resolve(config.model.name, args, trust=config.model.trust_factory)
 
 
 def _check_same(net: nn.Module, stored: str, config: Config) -> None:
@@ -103,52 +95,4 @@ def _check_weights(net: nn.Module, config: Config) -> None:
         raise UserError(
             f"{config.out} holds a run of another model.weights; repeat its base model to go on, "
             "or choose another --out"
-        )
-
-
-def fit_to_data(config: Config, splits: data.Splits) -> Config:
-    """The factory's class and channel counts from the data, where nobody stated them."""
-    model, args = config.model, dict(config.model.args)
-    if not registry.runs_code(model.name) and model.name.rpartition(":")[0] in ("", "zoo"):
-        args.setdefault("in_channels", splits.train.shape[0])
-    argument = registry.class_argument(model.name, trust=model.trust_factory)
-    if argument is not None:
-        args.setdefault(argument, splits.train.classes)
-    return replace(config, model=replace(model, args=args))
-
-
-def _check_classes(net: nn.Module, config: Config, train: data.Images) -> None:
-    """UserError unless the network gives each image one number for each class."""
-    name, images = config.model.name, torch.zeros(2, *train.shape)
-    try:
-        with torch.no_grad():
-            outputs = net(images)
-    except RuntimeError as error:
-        raise UserError(
-            f"{name} cannot read images of shape {train.shape} "
-            f"({str(error).splitlines()[0]}); set model.args or data.image_size"
-        ) from error
-    served = "classification needs [images, classes]"
-    if not isinstance(outputs, Tensor):
-        raise UserError(
-            f"{name} returns a {type(outputs).__name__}, and {served}, one tensor; "
-            "name a factory whose network returns that"
-        )
-    if outputs.ndim != 2:
-        raise UserError(
-            f"{name} has outputs of shape {list(outputs.shape)} for two images: only "
-            f"classification is served here, which needs [images, classes]; name a network that "
-            "classifies whole images"
-        )
-    if outputs.shape[1] != train.classes:
-        argument = registry.class_argument(name, trust=config.model.trust_factory)
-        remedy = (
-            f"the data's {train.classes} classes come from the folders or labels of data.root; "
-            f"leave model.args.{argument} out, or set it to {train.classes}"
-            if argument
-            else "give its factory an argument num_classes, so that it can be made for them"
-        )
-        raise UserError(
-            f"{name} has {outputs.shape[1]} outputs, the data {train.classes} classes (only "
-            f"classification is served); {remedy}"
         )

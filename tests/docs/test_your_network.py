@@ -55,7 +55,7 @@ def test_the_path_of_a_new_user(tmp_path: Path) -> None:
         "all 80 images looked at are 16×16, taking 16",
         "mine.pt: weights taken from 'state_dict'",
         "mine.pt: names taken without their prefix module.",
-        "is this the accuracy you know?",
+        "is this the score you know?",
     ):
         assert words in said
     by_hand = re.search(r"([\d.]+) by hand, ([\d.]+) in the table", said)

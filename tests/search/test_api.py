@@ -95,7 +95,7 @@ def test_the_caller_keeps_ray_and_network(
     assert found.finished and found.record["config"]["model"]["name"] == "user:Net"
     x, y = images
     top1 = float((net(x[1500:]).argmax(1) == y[1500:]).double().mean())
-    assert found.record["base_top1_test"] == pytest.approx(top1, abs=1e-9)
+    assert found.record["base_score_test"] == pytest.approx(top1, abs=1e-9)
 
 
 def test_points_load_and_score_what_their_rows_say(

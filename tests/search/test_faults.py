@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 900.0  # on a machine with much else to do
 REASONS = {
     "raise": "ValueError: broken on purpose",
-    "nan": "no finite accuracy",
+    "nan": "no finite score",
     "memory": "MemoryError",
     "hang": f"exceeded search.trial_timeout_s, {TIMEOUT_S:g} s",
     "killed": "the trial's worker failed: The actor died",

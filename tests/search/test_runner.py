@@ -61,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_of_the_contract(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     assert record["status"] == "complete"
-    assert record["reference_point"] == {"macs": record["base_macs"], "accuracy": 0.1}
+    assert record["reference_point"] == {"macs": record["base_macs"], "score": 0.1, "best": 1.0}
     assert len(list((finished / "trials").glob("*.json"))) == 7
     rows = pq.read_table(finished / "trials.parquet")
     assert rows.num_rows == 7
@@ -101,7 +101,7 @@ def test_rows_are_honest(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     rows = Ledger(finished).rows()
     base = next(row for row in rows if row.macs == record["base_macs"])
-    assert (base.score_val, base.epochs) == (record["base_top1_val"], 0.0)
+    assert (base.score_val, base.epochs) == (record["base_score_val"], 0.0)
     slim = [row for row in rows if row is not base]
     assert {row.status for row in rows} == {"complete"}
     assert all(row.epochs == pytest.approx(0.5, abs=0.05) for row in slim), "whole steps"

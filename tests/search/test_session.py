@@ -14,6 +14,7 @@ from search.backend import TrialResources
 from search.backend.final import Member
 from search.backend.retrain import Training
 from search.config.schema import Config
+from search.pareto import Metric
 from search.session import Session
 from search.storage import results
 from search.storage.ledger import Ledger
@@ -39,6 +40,7 @@ def begun(tmp_path: Path) -> Any:
         rows=rows, ledger=Ledger(out), finished=5, cost=runs.COST, close=lambda: None
     )
     base: Any = SimpleNamespace(
+        metric=Metric(chance=0.1),
         info=SimpleNamespace(widths={g.name: g.channels for g in runs.GRAPH.groups}),
         val=0.95,
         test=0.94,
@@ -76,17 +78,3 @@ def test_introduction_says_what_is_searched_and_with_what(begun: Any) -> None:
     session.introduce()
     assert said[0] == "a note" and "top-1 val 95.00%, test 94.00%" in said[1]
     assert said[-2:] == ["going on after 5 finished trials", "2 trials at a time, each with 1 CPU"]
-
-
-def test_finding_7_10_what_nine_trials_died_of_is_said_once(begun: Any) -> None:
-    session, said = begun
-    reason = "FloatingPointError: the loss is nan; lower the learning rate (lr 9.0)"
-    source = session.study.rows[1]
-    session.study.rows[:] = [
-        *session.complete,
-        *(runs.failed(replace(source, trial_id=f"{k:05d}-x"), reason) for k in range(20, 29)),
-    ]
-    session.put_away()
-    session.finish([])
-    assert sum("lower the learning rate" in line for line in said) == 1
-    assert any(line.startswith(f"9 trials failed: {reason}; once that is mended") for line in said)

@@ -1,6 +1,6 @@
-"""Who is trained to the end: a subset of the frontier, by accuracies without their noise.
+"""Who is trained to the end: a subset of the frontier, by scores without their noise.
 
-The frontier of single trainings is the best of many noisy values. Smoothed accuracies cost nothing,
+The frontier of single trainings is the best of many noisy values. Smoothed scores cost nothing,
 and a network that was unlucky is on their frontier all the same.
 """
 
@@ -12,22 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.graph import ChannelGraph, Cost
-from search.pareto import Reference, front
+from search.pareto import TOP1, Metric, Reference, front
 from search.storage import Row
 from search.study.ehvi.surrogate import Inputs, Networks, Surrogate
 from search.study.width_space import offset_groups
 
-FEWEST = 12  # trials, before their accuracies are smoothed
+FEWEST = 12  # trials, before their scores are smoothed
 MOST = 512  # trials that are smoothed, the best by rank
 Array = NDArray[np.float64]
 
 
-def smoothed(rows: Sequence[Row], graph: ChannelGraph, cost: Cost) -> tuple[Array, Array]:
-    """Accuracies [N] of complete trials as fractions, and their standard deviations [N].
+def smoothed(
+    rows: Sequence[Row], graph: ChannelGraph, cost: Cost, metric: Metric = TOP1
+) -> tuple[Array, Array]:
+    """Gains [N] of complete trials, and their standard deviations [N].
 
     As measured, with deviations of 0, where trials are too few to learn from.
     """
-    measured = front.points_of(rows)[:, 1]
+    measured = front.points_of(rows, metric)[:, 1]
     if len(rows) < FEWEST:
         return measured, np.zeros(len(rows))
     W = np.array([row.widths for row in rows], dtype=np.int64)
@@ -42,14 +44,15 @@ def finalists(
 ) -> list[Row]:
     """At most `count` complete trials, by MACs; 0 takes the whole frontier as it was measured.
 
-    Those of the frontier of smoothed accuracies that leave the most hypervolume; where it has
+    Those of the frontier of smoothed scores that leave the most hypervolume; where it has
     fewer, those next to it have a second chance.
     """
+    metric = reference.metric
     if not count:
-        return [rows[i] for i in front.front(front.points_of(rows))]
-    best = front.order(front.points_of(rows))[:MOST]
+        return [rows[i] for i in front.front(front.points_of(rows, metric))]
+    best = front.order(front.points_of(rows, metric))[:MOST]
     rows = [rows[i] for i in np.sort(best)]
-    mean, std = smoothed(rows, graph, cost)
+    mean, std = smoothed(rows, graph, cost, metric)
     macs = front.points_of(rows)[:, 0]
     points = np.column_stack([macs, mean])
     on = front.front(points)

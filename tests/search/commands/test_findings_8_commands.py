@@ -58,7 +58,7 @@ def test_finding_8_6_prune_finds_module_and_weights(
     assert main([*argv, flag]) == 0
     said = capsys.readouterr()
     assert "weights taken from 'state_dict'" in said.err
-    assert "is this the accuracy you know?" in said.err
+    assert "is this the score you know?" in said.err
     assert (here / "model.safetensors").is_file()
 
 
@@ -163,7 +163,7 @@ def test_finding_8_7_one_notation_of_amounts(text: str) -> None:
 
     assert quantity.parse(text, "search.max_macs").of(200.0) == 100.0
     assert select.parse_cost(text, {"base_macs": 200}).bound == 100.0
-    assert select.parse_accuracy(text) == 0.5
+    assert select.parse_score(text) == 0.5
     assert [a.of(200.0) for a in notation.amounts(f"[{text},60M]", "--macs")] == [100.0, 60e6]
 
 

@@ -116,7 +116,7 @@ def test_recipes_are_those_of_finetune() -> None:
     [
         ("model: {nmae: x}", "unknown key model.nmae; closest: model.name"),
         ("sampler: tpe", "unknown key sampler; closest: search.sampler"),
-        ("zzz: 1", "unknown key zzz; at the top there are model"),
+        ("zzz: 1", "unknown key zzz; at the top there are task"),
         ("trials: many", "trials many: must be a whole number"),
         ("search: {sampler: tp}", "one of ehvi, tpe, nsga2, nsga3, gp, random; did you mean tpe"),
         ("search: 3", "search holds options of its own"),

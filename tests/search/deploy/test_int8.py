@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from pruning.models import checkpoint, registry, weights
+from search import tasks
 from search.cli import main
-from search.data import DataConfig, splits
+from search.config import Config
+from search.data import DataConfig, Given, Splits, splits
 from search.deploy import formats, int8, onnx
 from search.trial import latency
 from tests.search.runs import make_rows, make_run
@@ -102,9 +104,11 @@ def test_resnet20_as_int8_on_cifar10(shared: Path, tmp_path: Path) -> None:
     onnx.write_onnx(net.eval(), INFO, path)
     data = DataConfig(name="cifar10", root=str(shared / "data/cifar10"), val="last:5000")
     found = splits.load(data)
-    few = found.train.subset(np.arange(256))
-    images = int8.Data(few, found.val.subset(np.arange(1000)), found.test)
-    done = int8.deploy(Path(path).read_bytes(), images, None)
+    few, some = found.train.subset(np.arange(256)), found.val.subset(np.arange(1000))
+    config = Config(data=data)
+    task = tasks.load(config, Given(splits=Splits(few, some, found.test)))
+    work = tasks.open_task(task, config, "cpu")
+    done = int8.deploy(Path(path).read_bytes(), work, None)
     assert done.val[0] > 0.89
     assert abs(done.loss) <= 0.01
     assert Path(path).stat().st_size / done.bytes >= 3.5

@@ -62,7 +62,7 @@ def test_only_complete_trained_rows_with_both_numbers_count():
 def test_fine_tuning_that_costs_the_widest_accuracy_is_remarked():
     late = [0.5, 0.59, 0.7, 0.69, 0.79, 0.88]
     found = list(remarks(rows([0.4, 0.6, 0.6, 0.7, 0.8, 0.9], late), base_macs=6))
-    assert found[0].startswith("accuracy before training orders trials")
+    assert found[0].startswith("the score before training orders trials")
     assert "in all 3 trials from 50% of the MACs up: lower finetune.lr" in found[1]
 
 

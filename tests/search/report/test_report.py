@@ -19,12 +19,12 @@ import pytest
 from pruning.errors import UserError
 from search.cli import main
 from search.deploy import latencies
-from search.frontier.baselines import SCHEMA as COMPARISON
-from search.pareto import front
+from search.frontier.baselines import COLUMNS
+from search.pareto import TOP1, front
 from search.report import charts, frontier_chart, tables
 from search.report import page as report
 from search.report.importance import importance, surplus
-from search.storage import results
+from search.storage import results, table_schema
 from tests.search.runs import COST, failed, make_rows, make_run
 
 CHROMIUM = next(
@@ -36,7 +36,8 @@ LATENCIES = {"latency_ms_b1": 0.5, "latency_iqr_ms_b1": 0.1, "latency_device": "
 def compared(folder: Path) -> None:
     row = {"method": "peel", "asked_share": 0.5, "macs": 500_000, "params": 20_000}
     row |= {"score_test_mean": 0.9, "score_test_std": 0.01, "score_gap": 0.012, "macs_gap": -0.05}
-    pq.write_table(pa.Table.from_pylist([row], schema=COMPARISON), folder / "comparison.parquet")
+    schema = table_schema(COLUMNS, TOP1)
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), folder / "comparison.parquet")
 
 
 @pytest.fixture(scope="module")

@@ -152,8 +152,8 @@ def test_the_driver_writes_what_runs(tmp_path: Path) -> None:
         first.trial_id,
         second.trial_id,
     ]
-    assert (now.running[1].epochs, now.running[1].accuracy) == (1.0, 0.5)
-    assert now.running[0].accuracy is None and now.seconds_left is None
+    assert (now.running[1].epochs, now.running[1].score) == (1.0, 0.5)
+    assert now.running[0].score is None and now.seconds_left is None
     study.tell(second.trial_id, Outcome(status="complete", epochs=1.0, wall_s=2.0, score_val=0.5))
     progress.written = float("-inf")
     progress.on_step_end(1, [])

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from pruning.errors import UserError
+from search.pareto import TOP1
 from search.storage.ledger import Ledger, read_table
-from search.storage.row import SCHEMA, Row, arch_hash, trial_id
+from search.storage.row import COLUMNS, Row, arch_hash, table_schema, trial_id
 
 
 def make_row(number: int = 0, **changes: object) -> Row:
@@ -70,7 +71,7 @@ def test_rows_come_back_equal_and_by_number(ledger):
 def test_empty_ledger_has_no_rows_and_an_empty_table(ledger):
     assert ledger.rows() == []
     ledger.compact()
-    assert read_table(ledger.run.path).schema == SCHEMA
+    assert read_table(ledger.run.path).schema == table_schema(COLUMNS, TOP1)
 
 
 def test_a_trial_is_written_once(ledger):

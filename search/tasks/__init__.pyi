@@ -1,0 +1,14 @@
+from .classification import Classification as Classification
+from .loading import check as check
+from .loading import load as load
+from .loading import network_of as network_of
+from .loading import open_task as open_task
+from .loading import skeleton as skeleton
+from .task import Metric as Metric
+from .task import Task as Task
+from .task import TaskError as TaskError
+from .workload import CALIBRATION_BATCH as CALIBRATION_BATCH
+from .workload import MEASURING_BATCH as MEASURING_BATCH
+from .workload import About as About
+from .workload import Identity as Identity
+from .workload import Workload as Workload
