@@ -9,7 +9,7 @@ import numpy as np
 from pruning.graph import ChannelGraph, Lattice
 from pruning.latency.table import LatencyTable
 
-NOTHING = 0.005  # of the whole network's time: less is noise
+NOTHING = 0.001  # of the whole network's time: less is noise
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from search.config import loader as configs
 from search.data import KINDS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from search.commands.profiling import Profile
 
 INPUT = re.compile(r"(\d+)x(\d+)x(\d+)")
@@ -48,8 +50,12 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
         config = configs.from_dict(configs.read(subject), subject)
     model, shape, limits = _merge(subject, options, config)
 
+    from rich.console import Console
+
     from pruning.models import resolve
-    from search.commands import profiling
+    from search.commands import latency, profiling
+
+    runtime = None if options.latency is None else latency.runtime_of(options.latency)
 
     network = resolve(model.name, model.args, trust=model.trust_factory)
     divisor, min_ratio = limits.pop("divisor"), limits.pop("min_ratio")
@@ -61,11 +67,20 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
         profiling.require_satisfiable(found, **limits)
     except UserError as error:
         problem = str(error)
+    console = Console(stderr=as_json)
+    timed = None
+    if runtime is not None:
+        timed = latency.profile(network, shape, runtime, divisor, keep, least, console)
     if as_json:
         verdict = {"satisfiable": not problem, "problem": problem or None}
-        print(json.dumps({"model": model.name} | dataclasses.asdict(found) | verdict, indent=1))
+        plain = {"model": model.name} | dataclasses.asdict(found) | verdict
+        print(
+            json.dumps(plain | ({"latency": dataclasses.asdict(timed)} if timed else {}), indent=1)
+        )
     else:
-        _show(model.name, found)
+        _show(model.name, found, console)
+        if timed is not None:
+            latency.show(timed, console)
     if problem:
         raise UserError(problem)
     if any(limits.values()) and not as_json:
@@ -112,12 +127,10 @@ def _merge(
     return dataclasses.replace(base.model, args=args, trust_factory=trust), shape, limits
 
 
-def _show(name: str, found: Profile) -> None:
-    from rich.console import Console
+def _show(name: str, found: Profile, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
     shape = "x".join(map(str, found.input_shape))
     groups = Table(
         title=f"{name}, input {shape}: {len(found.groups)} groups, {found.layers} layers"

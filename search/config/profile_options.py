@@ -26,6 +26,8 @@ class ProfileOptions:
         max_macs: Most MACs for one image, to check: "60%" of the whole, "60M" or a plain number.
         min_macs: Fewest MACs for one image, to check.
         max_params: Most parameters, to check.
+        latency: Time the layers, too, on one thread: torch, torch:cuda or onnxruntime. Takes a
+            minute for each new kind of network; timings are kept for the next.
     """
 
     input: str | None = None
@@ -39,3 +41,4 @@ class ProfileOptions:
     max_macs: str | int | float | None = None
     min_macs: str | int | float | None = None
     max_params: str | int | float | None = None
+    latency: str | None = None

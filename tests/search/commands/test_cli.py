@@ -70,6 +70,7 @@ def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["profile", "no.such:factory"], "--input"),
         (["profile", "resnet20", "--max-macs", "0.01%"], "the smallest slim version has"),
         (["profile", "resnet20", "--min-macs", "900M"], "lower it"),
+        (["profile", "digits", "--latency", "tvm"], "choose torch, torch:cuda, onnxruntime"),
         (["frontier"], "RUN is missing"),
         (["frontier", "/nowhere"], "holds no run.json"),
         (["export", "RUN", "--latency", "--point", "5"], "--latency times all points"),
@@ -166,6 +167,20 @@ def test_profile_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(group["step"] == 4 for group in found["groups"])
     assert all(group["low"] >= group["channels"] / 4 for group in found["groups"])
     assert found["fixed"] == {"fc": "output of the network"}
+
+
+def test_profile_says_where_the_time_goes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
+    argv = ["profile", "digits", "--latency", "torch"]
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    times, groups = found["latency"], {group["name"] for group in found["groups"]}
+    assert times["ms"] > 0 and "torch" in times["runtime"] and "1 thread" in times["runtime"]
+    assert set(times["steps"]) == groups and len(times["layers"]) == found["layers"]
+    assert main(argv) == 0
+    assert "between layers" in capsys.readouterr().out
 
 
 def test_profile_json_is_still_json_when_a_limit_cannot_be_met(
