@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -54,7 +55,9 @@ class Torch:
             x = x.to(memory_format=torch.channels_last)
             weight = weight.to(memory_format=torch.channels_last)
         with alone(self.device):
-            return measure(lambda: call.filter.apply(x, weight, None), LAYER_S).median_ms
+            return measure(
+                lambda: call.filter.apply(x, weight, None), LAYER_S, self.device
+            ).median_ms
 
     @torch.inference_mode()
     def network(self, model: nn.Module, shape: tuple[int, ...]) -> float:
@@ -63,4 +66,4 @@ class Torch:
         if x.ndim == 4:
             x = x.to(memory_format=torch.channels_last)
         with alone(self.device):
-            return measure(lambda: model(x), NETWORK_S).median_ms
+            return measure(partial(model, x), NETWORK_S, self.device).median_ms

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.benchmark import Timer
 
 try:
     import fcntl
 except ImportError:  # Windows: measurements are not kept apart
     fcntl = None  # type: ignore[assignment]
+
+RUNS = (10, 300)  # fewest and most of them
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,28 @@ class Timing:
     runs: int
 
 
-def measure(call: Callable[[], Any], seconds: float) -> Timing:
-    """Time a call for about `seconds` once it is warm; waits for the GPU where there is one."""
-    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    timer.timeit(2)  # the first calls choose kernels
-    found = timer.blocked_autorange(min_run_time=seconds)
-    runs = found.number_per_run * len(found.raw_times)
-    return Timing(1e3 * found.median, 1e3 * found.iqr, runs)
+def measure(call: Callable[[], Any], seconds: float, device: str = "cpu") -> Timing:
+    """Time single runs for about `seconds`, after a quarter of that to warm up.
+
+    device: tells how to wait for a run's end.
+    """
+    wait = torch.cuda.synchronize if device.startswith("cuda") else None
+
+    def once() -> None:
+        call()
+        if wait:
+            wait()
+
+    # one run at a time: torch.utils.benchmark.Timer takes means over blocks of ten and more, which
+    # on a machine with other trials on it are up to twice the median of single runs
+    timer = timeit.Timer(once)
+    timer.timeit(1)  # a GPU loads its kernels in it: no guide to how long a run takes
+    first, until = timer.timeit(1), timeit.default_timer() + seconds / 4
+    while timeit.default_timer() < until:
+        first = timer.timeit(1)
+    runs = int(np.clip(seconds / max(first, 1e-9), *RUNS))
+    low, median, high = 1e3 * np.percentile(timer.repeat(runs, number=1), [25, 50, 75])
+    return Timing(float(median), float(high - low), runs)
 
 
 @contextmanager
