@@ -53,9 +53,10 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
     from rich.console import Console
 
     from pruning.models import resolve
-    from search.commands import latency, profiling
+    from search import deploy
+    from search.commands import profiling
 
-    runtime = None if options.latency is None else latency.runtime_of(options.latency)
+    runtime = None if options.latency is None else deploy.runtime_of(options.latency)
 
     network = resolve(model.name, model.args, trust=model.trust_factory)
     divisor, min_ratio = limits.pop("divisor"), limits.pop("min_ratio")
@@ -70,7 +71,7 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
     console = Console(stderr=as_json)
     timed = None
     if runtime is not None:
-        timed = latency.profile(network, shape, runtime, divisor, keep, least, console)
+        timed = deploy.time_profile_of(network, shape, runtime, divisor, keep, least, console)
     if as_json:
         verdict = {"satisfiable": not problem, "problem": problem or None}
         plain = {"model": model.name} | dataclasses.asdict(found) | verdict
@@ -80,7 +81,7 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
     else:
         _show(model.name, found, console)
         if timed is not None:
-            latency.show(timed, console)
+            deploy.show_times(timed, console)
     if problem:
         raise UserError(problem)
     if any(limits.values()) and not as_json:

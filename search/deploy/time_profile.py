@@ -54,7 +54,7 @@ def runtime_of(name: str) -> Runtime:
     raise UserError(f"--latency {name}: choose {', '.join(RUNTIMES)}")
 
 
-def profile(
+def time_profile_of(
     model: nn.Module,
     shape: tuple[int, ...],
     runtime: Runtime,
@@ -84,7 +84,7 @@ def profile(
     )
 
 
-def show(found: TimeProfile, console: Console) -> None:
+def show_times(found: TimeProfile, console: Console) -> None:
     """Tables of the layers that take most of the time, and of every group's staircase."""
     from rich.markup import escape
     from rich.table import Table
