@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator
@@ -91,6 +92,27 @@ def at_once() -> Iterator[None]:
         signal.signal = real
         _at_once = before
         hear()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within, each process that is begun has a group of its own: for Ray's.
+
+    A terminal that is closed, and `timeout`, signal a command's whole group, and without its Ray a
+    search could not put away what it has.
+    """
+    real = subprocess.Popen.__init__
+
+    def begin(self: Any, *args: Any, **options: Any) -> None:
+        if os.name == "posix" and not options.get("start_new_session"):
+            options.setdefault("process_group", 0)
+        real(self, *args, **options)
+
+    subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = real  # type: ignore[method-assign]
 
 
 def leave(status: int) -> None:

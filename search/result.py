@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from search.frontier import pictures, select
 from search.pareto import TOP1, Metric
-from search.storage import Results, results, to_table
+from search.storage import Ledger, Results, results
 from search.storage import files as storage
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Result:
     @property
     def trials(self) -> pa.Table:
         """Every trial that has ended, also those that failed, with their reasons."""
-        return to_table(self._run.rows, self.metric)
+        return Ledger(self.place).to_table(self._run.rows, self.metric)
 
     @cached_property
     def points(self) -> tuple[Point, ...]:

@@ -104,10 +104,10 @@ class Session:
             )
 
     def _export(self, members: Sequence[Member], current: Mapping[str, Any]) -> None:
-        self.study.ledger.compact(self.base.metric)
         points.export(self.config.out, members, self.study.rows, dict(current))
         if self.config.search.keep_checkpoints == "frontier":
             points.forget_checkpoints(self.config.out, self.study.rows, self.base.metric)
+        self.study.ledger.compact(self.base.metric)  # names the weights that are kept
 
 
 def earlier(config: Config) -> dict[str, Any] | None:

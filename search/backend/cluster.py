@@ -55,9 +55,9 @@ def connect(config: Config, **options: Any) -> None:
     defaults: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         defaults["include_dashboard"] = False
-    _check_answers(address)
+    _check_answers(_found(address))
     try:
-        with interrupt.at_once():
+        with interrupt.at_once(), interrupt.apart():
             ray.init(address=address, **(defaults | options))
     except (ConnectionError, RuntimeError, ValueError) as error:
         text = str(error).strip()
@@ -75,6 +75,26 @@ def connect(config: Config, **options: Any) -> None:
             raise
         raise UserError(
             "Ray did not start on this machine in time; give the command again once it is less busy"
+        ) from error
+
+
+def _found(address: str) -> str:
+    """What Ray makes of `auto`: a cluster of this machine. UserError where it knows of none.
+
+    Where this Ray looks for it in another way, the word stays, and Ray is to say.
+    """
+    if address != "auto":
+        return address
+    try:
+        from ray._private.services import get_ray_address_from_environment as find
+
+        return str(find(address, None))
+    except (ImportError, TypeError):
+        return address
+    except OSError as error:  # no cluster, or no access to what tells of it
+        raise UserError(
+            "no Ray cluster on this machine for the address auto; start one (ray start --head), "
+            "or leave out resources.address and RAY_ADDRESS"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pruning.errors import UserError
 from search.backend import final
 from search.config import Config
 from search.pareto import TOP1, Metric, Reference
 from search.pareto import front as pareto
-from search.storage import Row, files, live
+from search.storage import Row, files, live, pruned_by
 from search.study import Study
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
@@ -81,7 +83,9 @@ class Progress(tune.Callback):
         every = LIVE_EVERY if self.run and self.run.is_local else LIVE_EVERY_FAR
         if self.run and time.monotonic() - self.written >= every:
             self.written = time.monotonic()
-            live.write(self.run, self.state())
+            with suppress(UserError):  # another drives the run by now: the next row says so
+                self.study.ledger.guard()
+                live.write(self.run, self.state())
         if self.console.is_terminal:
             self.live.update(self.panel())
         elif time.monotonic() - self.logged >= LOG_EVERY:
@@ -129,9 +133,9 @@ class Progress(tune.Callback):
         picks = np.unique(np.linspace(0, len(front) - 1, SHOWN).round().astype(int))
         for i in front[picks] if len(front) else []:
             row = complete[i]
-            share = row.macs / self.reference.base_macs
-            score = metric.number(row.score_val)
-            table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", score, row.method)
+            share, base = row.macs / self.reference.base_macs, self.reference.base_macs
+            score, by = metric.number(row.score_val), pruned_by(row.method, row.macs, base)
+            table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", score, by)
         return Group(Text(self.headline(), style="bold"), table)
 
     def _seconds_left(self) -> float | None:

@@ -153,7 +153,7 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
     from search.deploy import dashboards
     from search.frontier import points as export
     from search.storage import files as storage
-    from search.storage import ledger, results, to_table
+    from search.storage import ledger, results
 
     run = results.read(place)
     folder = storage.open_uri(place)
@@ -165,7 +165,7 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
         files = [f"MLflow experiment {dashboards.log_mlflow(run)}"]
         hint = ""
     elif form == "csv":
-        tables = {"trials.csv": to_table(run.rows)}
+        tables = {"trials.csv": ledger.Ledger(place).to_table(run.rows)}
         if exported:
             tables["frontier.csv"] = results.read_table(folder / "frontier.parquet")
         for name, table in tables.items():

@@ -69,6 +69,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     from rich.table import Table
 
     from search.pareto import Metric
+    from search.storage import results
 
     found = read(place, options)
     metric = Metric.from_json(found["metric"])
@@ -98,8 +99,8 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
         cells += [human(point["params"]), metric.number(val)]
         cells += [metric.number(test) + metric.spread(std)] * tested
         cells += [_ms(point.get("latency_ms_b1"))] * timed
-        whole = point["macs"] == base
-        table.add_row(*cells, "base" if whole else escape(str(point["method"])))
+        by = results.pruned_by(str(point["method"]), point["macs"], base)
+        table.add_row(*cells, escape(by))
     console.print(table)
     if chosen and points[0].get("checkpoint"):
         line = f'pruning.load("{points[0]["checkpoint"]}")'

@@ -164,7 +164,9 @@ def absolute(config: Config) -> Config:
 
 
 def _absolute(path: str | None) -> str | None:
-    return os.path.abspath(os.path.expanduser(path)) if path and is_local(path) else path
+    if path is None or not path.strip() or not is_local(path):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _config(found: Namespace) -> Config:

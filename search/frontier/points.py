@@ -39,9 +39,10 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
     ("seeds", pa.int32(), "trainings"),
     ("epochs", pa.float64(), "epochs of each of them"),
-    ("checkpoint", pa.string(), "path or URI"),
+    ("checkpoint", pa.string(), "path in the run"),
 )
 NAMES = [name for name, _, _ in _COLUMNS]
+MODEL = "model.safetensors"
 
 
 def export(
@@ -49,16 +50,18 @@ def export(
 ) -> pa.Table:
     """Write the frontier's tables, picture and models into the run at `out`; returns the table.
 
-    A frontier that is there already keeps its exports and latencies.
+    A frontier that is there already keeps its exports and latencies; what is missing is made anew.
     """
     run, lost = storage.open_uri(out), 0
-    table = frontier_table(out, members, record["base_macs"], results.metric_of(record))
-    if (known := _written(run, table)) is not None:
-        storage.write_atomic(run / "frontier.png", _picture(table, rows, record))
-        return known
+    made = frontier_table(members, record["base_macs"], results.metric_of(record))
+    known = _written(run, made)
+    table = made if known is None else known
     for rank, member in enumerate(members):
-        data, folder = files.read(member.best.checkpoint), run / "points" / f"{rank:03d}"
-        model = folder / "model.safetensors"
+        folder = run / "points" / f"{rank:03d}"
+        model = folder / MODEL
+        if known is not None and storage.exists(model):
+            continue
+        data = files.read(member.best.checkpoint)
         if storage.exists(model) and storage.read_bytes(model) != data:
             lost += len(storage.list_files(folder)) > 1
             storage.remove_folder(folder)  # its exports are of another network
@@ -83,13 +86,10 @@ def _written(run: storage.Location, table: pa.Table) -> pa.Table | None:
     """The run's frontier.parquet, with whatever was added to it, where it is of these points."""
     try:
         found = checks.renamed(storage.read_parquet(run / "frontier.parquet"))
-        same = [found.select(NAMES).to_pylist(), table.to_pylist()]
+        same = found.select(NAMES).to_pylist() == table.to_pylist()
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
-    for row in (*same[0], *same[1]):
-        del row["checkpoint"]  # the run may have been moved
-    models = [run / "points" / f"{row['rank']:03d}" / "model.safetensors" for row in same[1]]
-    return found if same[0] == same[1] and all(map(storage.exists, models)) else None
+    return found if same else None
 
 
 def forget_checkpoints(out: str, rows: Sequence[Row], metric: Metric = TOP1) -> None:
@@ -106,9 +106,7 @@ def forget_checkpoints(out: str, rows: Sequence[Row], metric: Metric = TOP1) -> 
             storage.remove_file(file)
 
 
-def frontier_table(
-    out: str, members: Sequence[Member], base_macs: int, metric: Metric = TOP1
-) -> pa.Table:
+def frontier_table(members: Sequence[Member], base_macs: int, metric: Metric = TOP1) -> pa.Table:
     """The Pareto set by MACs, with the contract's columns and their units as metadata."""
     records = []
     for rank, member in enumerate(members):
@@ -133,7 +131,7 @@ def frontier_table(
                 "score_test_std": _std(test),
                 "seeds": len(member.trainings),
                 "epochs": best.epochs,
-                "checkpoint": files.join(out, "points", f"{rank:03d}", "model.safetensors"),
+                "checkpoint": f"points/{rank:03d}/{MODEL}",
             }
         )
     return pa.Table.from_pylist(records, schema=table_schema(_COLUMNS, metric))

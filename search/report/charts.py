@@ -93,12 +93,13 @@ def widths(run: Results) -> Figure:
 
 def methods(run: Results) -> Figure:
     """Shares of the methods among trials and among the frontier; empty for a single method."""
-    rows = _ran(run)
-    names = sorted({row.method for row in rows})
+    base = run.record.get("base_macs")  # which no method has pruned
+    tried = [row.method for row in _ran(run) if row.macs != base]
+    names = sorted(set(tried))
     if len(names) < 2:
         return {}
-    groups = [("trials", [row.method for row in rows], GREY)]
-    groups.append(("frontier", [str(point["method"]) for point in run.points], BLUE))
+    members = [str(point["method"]) for point in run.points if point["macs"] != base]
+    groups = [("trials", tried, GREY), ("frontier", members, BLUE)]
     return {
         "data": [
             {

@@ -10,7 +10,7 @@ import numpy as np
 from search.config import human
 from search.pareto import Metric
 from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
-from search.storage import Point, Results, Row, score
+from search.storage import Point, Results, Row, pruned_by, score
 
 _SYMBOLS = ("diamond", "square", "triangle-up", "cross", "x")
 
@@ -45,7 +45,7 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
             [times * (row.score_val or 0.0) for row in other],
             "other trials, val",
             GREY,
-            [_about_row(row, metric) for row in other],
+            [_about_row(row, run) for row in other],
             size=6,
         ),
         dots(
@@ -87,7 +87,8 @@ def about(point: Point, run: Results) -> str:
     """The hover text of a frontier point."""
     base = run.record.get("base_macs")
     share = f" ({100 * point['macs'] / base:.1f} % of base)" if base else ""
-    lines = [f"<b>point {point['rank']}</b>, {escape(str(point['method']))}"]
+    by = pruned_by(str(point["method"]), point["macs"], base)
+    lines = [f"<b>point {point['rank']}</b>, {escape(by)}"]
     lines.append(f"{human(point['macs'])} MACs{share}, {human(point['params'])} parameters")
     metric = run.metric
     lines.append(f"val {escape(metric.show(_val(point)))}")
@@ -141,19 +142,20 @@ def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
             [times * (row.score_val or 0.0) for row in seeds],
             "one-shot allocations, val",
             GREEN,
-            [_about_row(row, metric) for row in seeds],
+            [_about_row(row, run) for row in seeds],
             size=9,
             symbol="diamond-open",
         )
     ]
 
 
-def _about_row(row: Row, metric: Metric) -> str:
+def _about_row(row: Row, run: Results) -> str:
     source = escape(str(row.proposal.get("source", "")))
+    by = pruned_by(row.method, row.macs, run.record.get("base_macs"))
     return (
-        f"trial {escape(row.trial_id)}, {escape(row.method)}<br>{source}<br>"
+        f"trial {escape(row.trial_id)}, {escape(by)}<br>{source}<br>"
         f"{human(row.macs)} MACs, {human(row.params)} parameters<br>"
-        f"val {escape(metric.show(row.score_val))}"
+        f"val {escape(run.metric.show(row.score_val))}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from search.config import human
 from search.frontier import pictures
 from search.pareto import Metric
-from search.storage import Point, Results, score
+from search.storage import Point, Results, pruned_by, score
 
 MINUS = "−"
 
@@ -103,7 +103,7 @@ def frontier(run: Results) -> str:
             cells.append(shown(metric, point, "score_test_mean", "score_test") + deviation)
         cells += ["" if point.get(n) is None else f"{point[n]:.3g}" for n in latencies]
         file = str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")
-        body.append([*cells, str(point["method"]), file])
+        body.append([*cells, pruned_by(str(point["method"]), point["macs"], base), file])
     note = ""
     if latencies and points[0].get("latency_device"):
         found = [

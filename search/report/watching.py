@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.pareto import Metric, front, growth
-from search.storage import Ledger, Row, record, results
+from search.storage import Ledger, Row, pruned_by, record, results
 from search.storage import files as storage
 from search.storage import live as driver
 
@@ -132,7 +132,8 @@ def panel(view: View) -> Group:
     for i in picks if members else []:
         row = members[i]
         share, score = f"{row.macs / base:.1%}", metric.number(row.score_val)
-        points.add_row(f"{row.macs / 1e6:.2f}", share, score, row.method)
+        by = pruned_by(row.method, row.macs, base)
+        points.add_row(f"{row.macs / 1e6:.2f}", share, score, by)
     running = _table("running", "of base", "epochs", metric.column("val"), "for")
     for trial in view.running[:SHOWN]:
         score = "" if trial.score is None else metric.number(trial.score)

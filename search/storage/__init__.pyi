@@ -9,6 +9,7 @@ from .ledger import Ledger as Ledger
 from .results import Point as Point
 from .results import Results as Results
 from .results import metric_of as metric_of
+from .results import pruned_by as pruned_by
 from .results import read_points as read_points
 from .results import read_record as read_record
 from .results import score as score

@@ -54,9 +54,14 @@ def inside(run: str, address: str) -> str:
 
     So a run that was renamed or copied goes on with its own files.
     """
+    path = own_path(address)
+    return files.join(run, *path.split("/")) if path else ""
+
+
+def own_path(address: str) -> str:
+    """Folder and name of a file of a run, by its address when it was written."""
     path = address.partition("?")[0] if "://" in address else address
-    names = [name for name in path.split("/")[-2:] if name not in ("", ".", "..")]
-    return files.join(run, *names) if names else ""
+    return "/".join(name for name in path.split("/")[-2:] if name not in ("", ".", ".."))
 
 
 def write_atomic(location: Location, data: bytes) -> None:

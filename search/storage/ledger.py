@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -55,10 +56,20 @@ class Ledger:
         rows += [known[n] for f in files if (n := f.name.removesuffix(".json")) in known]
         return sorted(rows, key=lambda row: (row.number, row.trial_id))
 
+    def to_table(self, rows: Iterable[Row] | None = None, metric: Metric = TOP1) -> pa.Table:
+        """All rows as a table; checkpoints by their paths in the run, "" where none is kept."""
+        files = storage.list_files(self.run / "checkpoints")
+        kept = {f"checkpoints/{file.name}" for file in files}
+        named = []
+        for row in self.rows() if rows is None else rows:
+            path = storage.own_path(row.checkpoint)
+            named.append(dataclasses.replace(row, checkpoint=path if path in kept else ""))
+        return to_table(named, metric)
+
     def compact(self, metric: Metric = TOP1) -> storage.Location:
         """Write all rows to `trials.parquet` and return where it is."""
         sink = pa.BufferOutputStream()
-        pq.write_table(to_table(self.rows(), metric), sink)
+        pq.write_table(self.to_table(metric=metric), sink)
         storage.write_atomic(self.table, sink.getvalue().to_pybytes())
         return self.table
 

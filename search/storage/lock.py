@@ -46,14 +46,18 @@ class Lease:
 
     def check(self) -> None:
         """UserError where another process has taken over, this one having stood still for long."""
-        if self._taken is None and time.monotonic() - self._seen > STALE_S / 2:
+        if self._taken is None and self._stood_still():
             with suppress(UserError):  # a store out of reach tells nothing
                 self._lost()
         if self._taken is not None:
-            who = f"process {self._taken.get('pid')} on {self._taken.get('host')}"
+            if not self._taken:
+                who, there = "another process", "it has ended since"
+            else:
+                who = f"process {self._taken.get('pid')} on {self._taken.get('host')}"
+                there = "it goes on there"
             raise UserError(
                 f"{who} has taken over this run, as this one stood still for more than "
-                f"{STALE_S:.0f} s; it goes on there, and this one has stopped"
+                f"{STALE_S:.0f} s; {there}, and this one has stopped"
             )
 
     def give_back(self) -> None:
@@ -63,9 +67,15 @@ class Lease:
 
     def _lost(self) -> bool:
         found = _read(self.place)
-        if found is not None and found.get("token") != self.mine["token"]:
-            self._taken = found
+        if found is not None:
+            if found.get("token") != self.mine["token"]:
+                self._taken = found
+        elif self._stood_still() and not files.exists(self.place):
+            self._taken = {}  # another has followed, and has given the run back at its end
         return self._taken is not None
+
+    def _stood_still(self) -> bool:
+        return time.monotonic() - self._seen > STALE_S / 2
 
 
 @contextmanager
@@ -125,10 +135,17 @@ def _renew(lease: Lease, over: threading.Event) -> None:
     while not over.wait(RENEW_S):
         with suppress(UserError):  # a full disk, a store out of reach: told where it does harm
             if not lease.renew():
-                # the main thread may be in a trial of hours; whoever began it deaf to Ctrl-C
-                # stops at the next row
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                # the main thread may be in a trial of hours
+                signal.pthread_kill(threading.main_thread().ident or 0, _heard())
                 return
+
+
+def _heard() -> signal.Signals:
+    """What interrupts this process; a script's job in the background does not hear Ctrl-C."""
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if deaf and callable(signal.getsignal(signal.SIGTERM)):
+        return signal.SIGTERM
+    return signal.SIGINT
 
 
 def _read(place: files.Location) -> dict[str, Any] | None:

@@ -77,7 +77,8 @@ def read_record(place: str) -> dict[str, Any]:
     except OSError:
         found = None
     if found is None:
-        raise UserError(f"{place} holds no run.json; name the folder of a search, its --out")
+        shown = place if place.strip() else repr(place)
+        raise UserError(f"{shown} holds no run.json; name the folder of a search, its --out")
     return found
 
 
@@ -200,6 +201,11 @@ def point_checkpoint(place: str | os.PathLike[str], rank: int) -> str:
     from pruning.models import files
 
     return files.join(place, "points", f"{rank:03d}", "model.safetensors")
+
+
+def pruned_by(method: str, macs: int, base_macs: int | None) -> str:
+    """What a network is said to be pruned by; the base model, a trial too, by nothing."""
+    return "base" if macs == base_macs else method
 
 
 def score(point: Mapping[str, Any]) -> float | None:

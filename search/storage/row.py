@@ -41,7 +41,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("wall_s", pa.float64(), "seconds"),
     ("host", pa.string(), ""),
     ("device", pa.string(), ""),
-    ("checkpoint", pa.string(), "path or URI"),
+    ("checkpoint", pa.string(), "path in the run; empty where its weights are not kept"),
     ("started_at", pa.timestamp("us", tz="UTC"), "UTC"),
 )
 

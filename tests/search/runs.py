@@ -97,16 +97,22 @@ def make_run(folder: Path, rows: Iterable[Row], status: str = "complete") -> str
         Ledger(folder).write(row)
     if status != "complete":
         return str(folder)
-    members = []
     done = [row for row in rows if row.status == "complete"]
-    for i in front.front(front.points_of(done)):
-        row = done[i]
-        kept = {group.name: w for group, w in zip(GRAPH.groups, row.widths, strict=True)}
+    found = members(folder, [done[i] for i in front.front(front.points_of(done))])
+    for member in found:
+        kept = {group.name: w for group, w in zip(GRAPH.groups, member.row.widths, strict=True)}
+        slim = cut(model, GRAPH, tuple(np.arange(w) for w in member.row.widths))
+        checkpoint.save(slim, member.best.checkpoint, replace(info, widths=kept))
+    points.export(str(folder), found, rows, written)
+    return str(folder)
+
+
+def members(folder: Path, rows: Iterable[Row]) -> list[Member]:
+    """Rows of the frontier with two final trainings each, their weights in `checkpoints`."""
+    found = []
+    for row in rows:
         place = str(folder / "checkpoints" / f"{row.trial_id}.safetensors")
-        slim = cut(model, GRAPH, tuple(np.arange(w) for w in row.widths))
-        checkpoint.save(slim, place, replace(info, widths=kept))
         top1 = row.score_val or 0.0
         trainings = [Training(k, top1, top1 - 0.01 * k, 2.0, 1.0, place) for k in range(2)]
-        members.append(Member(row, tuple(trainings)))
-    points.export(str(folder), members, rows, written)
-    return str(folder)
+        found.append(Member(row, tuple(trainings)))
+    return found

@@ -78,3 +78,17 @@ def test_introduction_says_what_is_searched_and_with_what(begun: Any) -> None:
     session.introduce()
     assert said[0] == "a note" and "top-1 val 95.00%, test 94.00%" in said[1]
     assert said[-2:] == ["going on after 5 finished trials", "2 trials at a time, each with 1 CPU"]
+
+
+def test_finding_7_10_what_nine_trials_died_of_is_said_once(begun: Any) -> None:
+    session, said = begun
+    reason = "FloatingPointError: the loss is nan; lower the learning rate (lr 9.0)"
+    source = session.study.rows[1]
+    session.study.rows[:] = [
+        *session.complete,
+        *(runs.failed(replace(source, trial_id=f"{k:05d}-x"), reason) for k in range(20, 29)),
+    ]
+    session.put_away()
+    session.finish([])
+    assert sum("lower the learning rate" in line for line in said) == 1
+    assert any(line.startswith(f"9 trials failed: {reason}; once that is mended") for line in said)

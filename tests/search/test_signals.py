@@ -66,7 +66,14 @@ def _start(out: Path, trials: int) -> subprocess.Popen[str]:
     )
 
 
-def _strike(out: Path, number: signal.Signals, trials: int, come: Callable[[], bool]) -> None:
+def _send(leader: int, number: signal.Signals, to: str) -> None:
+    """To the driver alone, or to its group, as `timeout` and a terminal that is closed do."""
+    (os.killpg if to == "group" else os.kill)(leader, number)
+
+
+def _strike(
+    out: Path, number: signal.Signals, trials: int, come: Callable[[], bool], to: str = "driver"
+) -> None:
     """Begin or go on with a search, and signal once `come`; what must hold of its end."""
     before = _rows(out)
     search = _start(out, trials)
@@ -74,7 +81,7 @@ def _strike(out: Path, number: signal.Signals, trials: int, come: Callable[[], b
     while not come() and search.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
     if search.poll() is None:
-        search.send_signal(number)
+        _send(search.pid, number, to)
     _, errors = search.communicate(timeout=PATIENCE_S)
     ended, until = search.returncode == 0, time.monotonic() + GONE_S
     while (left := _session(search.pid)) and time.monotonic() < until:
@@ -90,13 +97,13 @@ def _strike(out: Path, number: signal.Signals, trials: int, come: Callable[[], b
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_finding_7_9_in_the_first_seconds(number: signal.Signals, tmp_path: Path) -> None:
     at = time.monotonic() + random.Random(int(number)).uniform(0.5, 8.0)
-    _strike(tmp_path / "run", number, 4, lambda: time.monotonic() > at)
+    _strike(tmp_path / "run", number, 4, lambda: time.monotonic() > at, "group")
 
 
 def test_finding_7_9_while_trials_run(tmp_path: Path) -> None:
     """What is finished is put away, and the same command goes on from there."""
     out = tmp_path / "run"
-    _strike(out, signal.SIGTERM, 200, lambda: len(list(out.glob("trials/*.json"))) > 1)
+    _strike(out, signal.SIGTERM, 200, lambda: len(list(out.glob("trials/*.json"))) > 1, "group")
     assert '"status": "interrupted"' in (out / "run.json").read_text()
     assert (out / "frontier.parquet").is_file()
     assert (out / "report.html").is_file()
@@ -117,11 +124,13 @@ def test_finding_7_9_signals_at_random_moments(tmp_path: Path) -> None:
     rng = random.Random(seed)
     for k in range(MOMENTS):
         number, delay = rng.choice(list(CODES)), rng.uniform(0.2, 40.0)
+        to = rng.choice(["driver", "group"])
         more = rng.randint(1, 4) if k % 2 else 0  # every other strike falls among the trials
         print(
-            f"seed {seed}, strike {k}: {number.name} after {delay:.1f} s, {more} rows", flush=True
+            f"seed {seed}, strike {k}: {number.name} to {to} after {delay:.1f} s, {more} rows",
+            flush=True,
         )
-        _strike(out, number, 10_000, _moment(out, delay, more))
+        _strike(out, number, 10_000, _moment(out, delay, more), to)
     rows = _rows(out)
     search = _start(out, sum(rows.values()) + 4)
     _, errors = search.communicate(timeout=4 * PATIENCE_S)

@@ -265,7 +265,7 @@ def test_finding_1_7_a_compiled_network_is_opened() -> None:
     assert isinstance(cut(torch.compile(net), graph, irregular(graph)), Net)
 
 
-def test_what_may_be_cut_is_the_users_to_say() -> None:
+def test_finding_8_5_what_may_be_cut_is_the_users_to_say() -> None:
     net = resolve("resnet20")
     free = trace(net, (3, 32, 32))
     graph = trace(net, (3, 32, 32), keep="layer2.0, layer3.1.conv1")

@@ -123,20 +123,28 @@ def data(rng: Rng, whole: bytes) -> bytes:
 
 
 def json_file(rng: Rng, whole: bytes) -> bytes:
-    """A JSON file with its tree damaged, or its bytes."""
+    """A JSON file with its tree damaged, or its bytes; one that is damaged already, its bytes."""
+    try:
+        found = json.loads(whole)
+    except (ValueError, RecursionError):
+        return data(rng, whole)
     if rng.random() < 0.2:
         return data(rng, whole)
-    return json.dumps(tree(rng, json.loads(whole))).encode("utf-8", "replace")
+    return json.dumps(tree(rng, found)).encode("utf-8", "replace")
 
 
 def safetensors_file(rng: Rng, whole: bytes) -> bytes:
     """A safetensors file with its header damaged, its metadata's JSON, or its bytes."""
+    length = int.from_bytes(whole[:8], "little")
+    try:
+        header = json.loads(whole[8 : 8 + length])
+        about = header["__metadata__"]
+        json.loads(about["info"])
+    except (ValueError, RecursionError, TypeError, KeyError):  # damaged already
+        return data(rng, whole)
     if rng.random() < 0.2:
         return data(rng, whole)
-    length = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + length])
-    about = header.get("__metadata__", {})
-    if "info" in about and rng.random() < 0.7:
+    if rng.random() < 0.7:
         about["info"] = json.dumps(tree(rng, json.loads(about["info"])))
     elif about and rng.random() < 0.3:
         about[pick(rng, about)] = word(rng)

@@ -66,6 +66,7 @@ def evil(tmp_path: Path, marker: Path) -> Path:
         (["report", "RUN"], 0),
         (["frontier", "RUN"], 0),
         (["frontier", "RUN", "--knee", "--json"], 0),
+        (["watch", "RUN", "--once"], 0),
         (["search", "digits", "--out", "RUN", "--trials", "1"], 2),
         (["search", "digits", "--search.warm_start", "RUN", "--out", "NEW"], 2),
     ],

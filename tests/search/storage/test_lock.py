@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pruning.errors import UserError
+from search import interrupt
 from search.storage import files, lock
 from search.storage.ledger import Ledger
 from tests.search.storage.test_ledger import make_row
@@ -127,3 +128,33 @@ def test_finding_7_8_who_stood_still_looks_before_it_writes(
         threading.Event().wait(0.6)
         with pytest.raises(UserError, match="taken over"):
             lease.check()
+
+
+def test_finding_7_8_a_run_that_another_has_driven_to_its_end_is_lost_too(
+    run: files.Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who followed has removed its file at the end."""
+    monkeypatch.setattr(lock, "RENEW_S", 1000.0)
+    with lock.hold(run, print) as lease:
+        files.remove_file(run / lock.FILE)
+        assert lease.renew(), "somebody tidied up: no standing still"
+        files.remove_file(run / lock.FILE)
+        threading.Event().wait(0.6)
+        with pytest.raises(UserError, match=r"another process has taken over .* it has ended"):
+            lease.check()
+        assert not lease.renew()
+    assert not files.exists(run / lock.FILE)
+
+
+def test_finding_7_8_a_job_in_the_background_is_interrupted_too(run: files.Location) -> None:
+    """A shell starts one with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with (
+            interrupt.remembered(),
+            pytest.raises(KeyboardInterrupt),
+            lock.hold(run, print) as lease,
+        ):
+            _is_overtaken(run, Ledger(run.path), lease)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -37,7 +37,7 @@ def test_short_trainings_are_not_scored_with_stale_statistics() -> None:
         assert torch.equal(ours, theirs), "only statistics differ"
 
 
-def test_a_training_that_made_it_worse_is_taken_back() -> None:
+def test_finding_8_11_a_training_that_made_it_worse_is_taken_back() -> None:
     torch.manual_seed(0)
     net = resolve("digits").eval()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
