@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -97,6 +98,10 @@ class ImageSet:
                 f"{len(self.mean)} means and {len(self.std)} deviations for {channels} channels; "
                 "give one of each per channel"
             )
+        if not all(math.isfinite(x) for x in self.mean) or not all(
+            0 < x < math.inf for x in self.std
+        ):
+            raise UserError(f"mean {self.mean}, std {self.std}: deviations are above 0")
         if self.labels.shape != self.images.shape[:1]:
             raise UserError(f"{len(self.images)} images but {len(self.labels)} labels")
         augmentation(self.augment)

@@ -10,6 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pruning.errors import UserError
+from pruning.graph.standardised import make_plain, standardised
 from pruning.graph.twins import named_tensors, twin
 
 
@@ -44,8 +45,8 @@ def _inside(model: nn.Module) -> nn.Module:
 def plain(model: nn.Module) -> nn.Module:
     """The network with weights in place of what computes them; itself where nothing does.
 
-    weight_norm, spectral_norm and other parametrisations hold for a network of one width: a copy
-    has them removed, and computes the same.
+    weight_norm, spectral_norm, other parametrisations and standardised convolutions hold for a
+    network of one width: a copy has them removed, and computes the same.
     """
     model = _inside(model)
     if not any(_computed(module) for module in model.modules()):
@@ -63,7 +64,7 @@ def plain(model: nn.Module) -> nn.Module:
 
 def _computed(module: nn.Module) -> bool:
     old = any(isinstance(h, WeightNorm | SpectralNorm) for h in module._forward_pre_hooks.values())
-    return old or parametrize.is_parametrized(module)
+    return old or parametrize.is_parametrized(module) or standardised(module)
 
 
 def _remove(module: nn.Module) -> None:
@@ -80,3 +81,5 @@ def _remove(module: nn.Module) -> None:
         del module._modules["parametrizations"]
         for name, value in values.items():
             module.register_parameter(name, nn.Parameter(value))
+    if standardised(module):
+        make_plain(module)

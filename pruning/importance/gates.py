@@ -31,10 +31,10 @@ class GatedNetwork:
         self.model, self.units = model, graph.units
         self.state = {name: tensor.detach() for name, tensor in tensors.items()}
         self.readers = {}
-        for name in dict.fromkeys(layer.weight for layer in graph.layers):
-            owner = graph.axes[name, 1]
+        for name, axis in {layer.weight: layer.read for layer in graph.layers}.items():
+            owner = graph.axes[name, axis]
             if (owner < graph.units).any():
-                shape = (1, -1, *[1] * (len(graph.shapes[name]) - 2))
+                shape = tuple(-1 if i == axis else 1 for i in range(len(graph.shapes[name])))
                 index = torch.from_numpy(owner).to(self.state[name].device)
                 self.readers[name] = (index, shape)
 

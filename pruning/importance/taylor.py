@@ -35,6 +35,7 @@ def taylor_ranks(
     state = dict(model.named_parameters())
     names = list(dict.fromkeys(name for members in writers for name in members))
     weights = {name: state[name].detach().requires_grad_() for name in names}
+    written = {layer.weight: layer.written for layer in graph.layers}
     ranks = np.zeros(graph.units)
     samples = Samples.of(batches)
     with loss_mode(model, samples), torch.enable_grad():
@@ -42,7 +43,9 @@ def taylor_ranks(
             loss = scalar(samples.loss(Substituted(model, weights), batch))
             gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
             scores = {
-                name: per_unit(graph, name, 0, _filter_sums(weights[name], gradient))
+                name: per_unit(
+                    graph, name, written[name], _filter_sums(weights[name], gradient, written[name])
+                )
                 for name, gradient in zip(names, gradients, strict=True)
             }
             for g, members in enumerate(writers):
@@ -161,11 +164,15 @@ def _writers(graph: ChannelGraph) -> list[list[str]]:
     ]
 
 
-def _filter_sums(weight: Tensor, gradient: Tensor | None) -> np.ndarray:
-    """‖∂L/∂W_i ⊙ W_i‖₁ per filter, float64 [filters]; zero where no output depends on it."""
+def _filter_sums(weight: Tensor, gradient: Tensor | None, axis: int) -> np.ndarray:
+    """‖∂L/∂W_i ⊙ W_i‖₁ per filter, float64 [filters]; zero where no output depends on it.
+
+    axis: of the weight, along which the filters lie.
+    """
     if gradient is None:
-        return np.zeros(len(weight))
-    products = (gradient * weight.detach()).abs().flatten(1).sum(1, dtype=torch.float64)
+        return np.zeros(weight.shape[axis])
+    products = (gradient * weight.detach()).abs().movedim(axis, 0)
+    products = products.flatten(1).sum(1, dtype=torch.float64)
     return np.nan_to_num(products.cpu().numpy())
 
 

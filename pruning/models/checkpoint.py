@@ -192,9 +192,10 @@ def _check_shapes(
     for group, width in about.widths.items():
         rows[group.partition("#")[0]] += width  # "conv1#2" is another part of conv1's channels
     for layer, width in rows.items():
-        weight = state.get(f"{layer}.weight")
-        if weight is None or len(weight) < width:
-            found = "no weight" if weight is None else f"{len(weight)}"
+        weight = state.get(f"{layer}.weight", state.get(layer))
+        rows_held = max(weight.shape[:2]) if weight is not None else 0  # transposed: axis 1
+        if rows_held < width:
+            found = "no weight" if weight is None else f"{rows_held}"
             raise UserError(
                 f"{path} says {width} channels in {layer}, there is {found}; save it again"
             )

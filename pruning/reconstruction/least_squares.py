@@ -17,6 +17,7 @@ from torch import Tensor
 from pruning.reconstruction.moments import Moments
 
 RIDGE = 1e-6  # of the mean variance of an input
+SPENT = 1e-6  # of what is explained: less than the ridge lets be told from nothing
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def greedy_order(
 
     Returns order: int64 [units], best first, and gains: float64 [units] in that order; a gain is
     the exact drop of the readers' summed residual. Units without variance come last. Every unit
-    owns equally many columns of a reader.
+    owns equally many columns of a reader. Where all that is left explains nothing any more, fewer
+    images than columns being seen, the rest comes in the order of what each would explain alone.
     """
     problems = [_Greedy(reader, units, ridge) for reader in readers]
     alive = np.zeros(units, dtype=bool)
@@ -97,6 +99,10 @@ def greedy_order(
         # a dead unit must not win a tie of rounding errors
         rank = np.where(left, np.where(alive, gain, -1.0), -np.inf)
         best = int(rank.argmax())
+        if i and rank[left].clip(0).sum() < SPENT * gains[:i].sum():
+            order[i:] = np.argsort(-rank, kind="stable")[: units - i]
+            gains[i:] = rank[order[i:]].clip(0)
+            break
         order[i], gains[i] = best, gain[best] if alive[best] else 0.0
         left[best] = False
         for problem in problems:
@@ -105,7 +111,12 @@ def greedy_order(
 
 
 class _Greedy:
-    """One reader's Schur complements C = Σ_tt − Σ_tsΣ_ss⁻¹Σ_st and R = B_t − B_sΣ_ss⁻¹Σ_st."""
+    """One reader's Schur complements C = Σ_tt − Σ_tsΣ_ss⁻¹Σ_st and R = B_t − B_sΣ_ss⁻¹Σ_st.
+
+    Of C only the blocks of single units are kept: a unit's rows are made when it is chosen, from
+    Σ and the rows of the Cholesky factor so far (left-looking), which reads half of what updating
+    all of C would and writes next to nothing.
+    """
 
     def __init__(self, reader: Reader, units: int, ridge: float) -> None:
         own = np.flatnonzero(reader.unit >= 0)
@@ -125,31 +136,52 @@ class _Greedy:
             c = c - sigma[columns][:, others] @ known
             r = r - cross[:, others] @ known
         m = len(columns) // units
-        self.flat = c.contiguous()
-        self.c = self.flat.view(units, m, units, m)
+        self.c = c  # Σ, never changed
+        index = torch.arange(units, device=c.device)
+        self.blocks = c.view(units, m, units, m)[index, :, index, :]  # [units, m, m]
         self.r = r.reshape(len(r), units, m).permute(1, 2, 0).contiguous()  # [units, m, c]
         self.left = torch.ones(units, dtype=torch.bool, device=c.device)
+        self.factor = c.new_empty(0, len(c))  # rows of the chosen units' factor, and room for more
+        self.rows = 0
 
     def gains(self) -> Tensor:
         """tr(R_t C_t⁻¹ R_tᵀ) of every unit t that is left, 0 for the others; [units]."""
-        if self.c.shape[1] == 1:  # the same, much quicker
-            pivots = self.flat.diagonal().clamp_min(self.least)
+        if self.blocks.shape[1] == 1:  # the same, much quicker
+            pivots = self.blocks.view(-1).clamp_min(self.least)
             return self.r.squeeze(1).square().sum(1) / pivots * self.left
         index = self.left.nonzero().squeeze(1)
-        blocks = self.c[index, :, index, :]
-        solved = torch.linalg.solve_triangular(_cholesky(blocks), self.r[index], upper=False)
+        solved = torch.cholesky_solve(self.r @ self.r.mT, _cholesky(self._filled()))
         out = self.r.new_zeros(len(self.left))
-        out[index] = solved.square().sum((1, 2))
+        out[index] = solved.diagonal(dim1=1, dim2=2).sum(1)[index]
         return out
 
     def add(self, unit: int) -> None:
-        units, m = len(self.left), self.c.shape[1]
+        units, m = len(self.left), self.blocks.shape[1]
         self.left[unit] = False
-        factor = _cholesky(self.c[unit, :, unit, :])
-        row = torch.linalg.solve_triangular(factor, self.c[unit].reshape(m, units * m), upper=False)
+        own = slice(unit * m, unit * m + m)
+        done = self.factor[: self.rows]
+        row = torch.addmm(self.c[own], done[:, own].T, done, alpha=-1)
+        factor = _cholesky(self.blocks[unit])
+        row = torch.linalg.solve_triangular(factor, row, upper=False)
         seen = torch.linalg.solve_triangular(factor, self.r[unit], upper=False)
-        self.flat.addmm_(row.T, row, alpha=-1)
+        self._keep(row)
         self.r.view(units * m, -1).addmm_(row.T, seen, alpha=-1)
+        parts = row.view(m, units, m).permute(1, 2, 0)
+        self.blocks.baddbmm_(parts, parts.mT, alpha=-1)
+
+    def _filled(self) -> Tensor:
+        """The blocks, ones in place of those of chosen units, whose pivots are spent."""
+        m = self.blocks.shape[1]
+        one = torch.eye(m, dtype=self.blocks.dtype, device=self.blocks.device)
+        return torch.where(self.left.view(-1, 1, 1), self.blocks, one)
+
+    def _keep(self, row: Tensor) -> None:
+        if self.rows + len(row) > len(self.factor):
+            larger = row.new_empty(2 * self.rows + 8 * len(row), row.shape[1])
+            larger[: self.rows] = self.factor[: self.rows]
+            self.factor = larger
+        self.factor[self.rows : self.rows + len(row)] = row
+        self.rows += len(row)
 
 
 def _ridged(sigma: Tensor, ridge: float) -> Tensor:

@@ -31,11 +31,11 @@ def recalibrate(
 
     batches: (images, labels), or samples, whose inputs are taken; with another `run` than a call,
     whatever run(model, batch) takes. Each batch counts by its images. The average is that of batch
-    variances, so hand in shuffled batches. Modes and momenta are left as they were; without BN
-    nothing is run. UserError, and nothing changed, without images. After a cut `carry_over` is the
+    variances, so hand in shuffled batches. Norms that the model's own `train` holds in evaluation
+    mode keep theirs. Modes and momenta are left as they were; without BN nothing is run. UserError, and nothing changed, without images. After a cut `carry_over` is the
     better estimate.
     """
-    norms = [module for _, module in _norms(model)]
+    norms = _trained_norms(model)
     if not norms:
         return
     images = _several(Samples.of(batches).inputs if run is call else cast(Iterable[Any], batches))
@@ -212,6 +212,14 @@ def _norms(model: nn.Module) -> list[tuple[str, Any]]:
         for path, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
+
+
+def _trained_norms(model: nn.Module) -> list[Any]:
+    """Norms that a training measures: not those that a `train` of the model's own holds still."""
+    norms = [module for _, module in _norms(model)]
+    with evaluation_mode(model):
+        model.train()
+        return [norm for norm in norms if norm.training]
 
 
 def _several(batches: Iterable[Any]) -> Iterator[Any]:

@@ -51,6 +51,8 @@ def finetune(
     Model and teacher move to `device` (default: the set's). The model ends in evaluation mode.
     Raises FloatingPointError once an epoch's loss is not finite.
     """
+    if recipe.epochs and not any(p.requires_grad for p in model.parameters()):
+        raise UserError("all parameters are frozen; requires_grad_(True) on what is to be trained")
     if not len(train):
         raise UserError("no images to train on; check data.root and data.val")
     if recipe.distill and teacher is None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
+from pruning.data import augmentation
 from pruning.errors import UserError
 
 OPTIMIZERS = ("sgd", "adamw")
+KINDS: dict[type, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "a name"),
+}
+"""By the type of an option's default: what its value has to be."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,13 @@ class Recipe:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            kind, words = KINDS[type(each.default)]
+            value = getattr(self, each.name)
+            mixed = isinstance(value, bool) and kind is not bool  # True is a number to Python
+            _need(isinstance(value, kind) and not mixed, each.name, value, words)
+        if self.augment != "auto":
+            augmentation(self.augment)
         _need(0 <= self.epochs < math.inf, "epochs", self.epochs, "0 or more")
         _need(self.batch >= 1, "batch", self.batch, "1 or more")
         _need(0 < self.lr < math.inf, "lr", self.lr, "above 0, as in 0.05")

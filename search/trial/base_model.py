@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph, lattice, trace
+from pruning.graph import ChannelGraph, lattice, plain, trace
 from pruning.methods import Problem, State
 from pruning.models import ModelInfo, checkpoint, files
 from search import tasks
@@ -60,7 +60,7 @@ class BaseModel:
 
     def model(self, config: Config) -> nn.Module:
         """The whole network with its weights, on the CPU, in eval mode."""
-        net = tasks.skeleton(config, self.info.args, self.given)
+        net = plain(tasks.skeleton(config, self.info.args, self.given))
         net.load_state_dict({name: tensor(array) for name, array in self.weights.items()})
         return net.eval()
 
@@ -111,7 +111,7 @@ def prepare(
     refuse = partial(_refuse, config.search, check, work.example)
     try:
         net, seconds = whole_model.build(config, stored, given, task, work, say, note, refuse)
-        work.settle(net).eval()
+        net = work.settle(plain(net)).eval()  # weights that it computes become its own
         graph = trace(net, work.example, keep=config.search.keep)
         val, test = (_scored(net, graph, work, split) for split in ("val", "test"))
         measured = {}

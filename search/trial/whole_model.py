@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
+from pruning.graph import plain
 from pruning.models import checkpoint, files, weights
 from search import tasks
 from search.config import NAMED, Config
@@ -41,7 +41,7 @@ def build(
     if stored is not None:
         # the caller's network by the caller's consent, whatever the file names
         net = checkpoint.load(stored, base=net)
-        _check_weights(net, config)
+        _check_weights(net, lambda: tasks.network_of(task, config.task), config)
         return net, 0.0
     named = config.task in NAMED and given.task is None  # of `model` and `data`
     whole = given.network is not None or (not named and getattr(task, "trained", True))
@@ -68,7 +68,7 @@ def build(
 
 def _check_same(net: nn.Module, stored: str, config: Config) -> None:
     """UserError where the network given is not the one that the run was begun with."""
-    tensors, own = files.read_tensors(stored)[0], net.state_dict()
+    tensors, own = files.read_tensors(stored)[0], plain(net).state_dict()
     same = tensors.keys() == own.keys() and all(
         tensors[name].shape == t.shape and torch.equal(tensors[name], t) for name, t in own.items()
     )
@@ -79,18 +79,18 @@ def _check_same(net: nn.Module, stored: str, config: Config) -> None:
         )
 
 
-def _check_weights(net: nn.Module, config: Config) -> None:
+def _check_weights(net: nn.Module, skeleton: Callable[[], nn.Module], config: Config) -> None:
     """UserError where the weights named are not those of the run's base model.
 
     Published ones are not fetched again: a node may have no way to them.
     """
     if config.model.weights is None or config.model.weights.startswith("torchvision:"):
         return
-    named = copy.deepcopy(net)
+    named = skeleton()  # its own, as computed weights have other names than those they become
     given = weights.load_weights(named, config.model.weights, new_head=config.model.new_head)
     if "new_head" in given:  # it was trained, and all the others with it
         return
-    before, now = net.state_dict(), named.state_dict()
+    before, now = net.state_dict(), plain(named).state_dict()
     if not all(torch.equal(tensor, now[name]) for name, tensor in before.items()):
         raise UserError(
             f"{config.out} holds a run of another model.weights; repeat its base model to go on, "

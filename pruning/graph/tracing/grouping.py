@@ -131,13 +131,19 @@ def _groups(
     placed[fixed] = True
     for layer in layers:
         rows = axes[layer.weight, layer.written]
+        rows = rows[~placed[rows]]
+        if not len(rows):
+            continue
         units, first, times = np.unique(rows, return_index=True, return_counts=True)
-        for i in np.argsort(first):
-            unit = int(units[i])
-            if not placed[unit]:
-                placed[unit] = True
-                new = _Bundle(layer.name, int(times[i]))
-                bundles.setdefault(int(signature[unit]), new).units.append(unit)
+        placed[units] = True
+        order = np.argsort(first)
+        for unit, kind, many in zip(
+            units[order].tolist(), signature[units[order]].tolist(), times[order].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            if kind not in bundles:
+                bundles[kind] = _Bundle(layer.name, many)
+            bundles[kind].units.append(unit)
     flat = np.full(count, -1)
     groups: list[Group] = []
     names: dict[str, int] = {}
@@ -156,12 +162,22 @@ def _groups(
 
 
 def _signatures(axes: dict[Key, np.ndarray], count: int) -> np.ndarray:
-    """A number for every component, equal where it occurs in the same axes equally often."""
-    occurs: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    """A number for every component, equal where it occurs in the same axes equally often.
+
+    Each axis and count adds a random 64-bit number of its own; sums of different ones that agree
+    are too rare to happen.
+    """
+    numbers = np.zeros(count, dtype=np.uint64)
     for i, units in enumerate(axes.values()):
-        for unit, times in zip(
-            *(a.tolist() for a in np.unique(units, return_counts=True)), strict=True
-        ):
-            occurs[unit].append((i, times))
-    numbers: dict[tuple[tuple[int, int], ...], int] = {}
-    return np.array([numbers.setdefault(tuple(each), len(numbers)) for each in occurs])
+        times = np.bincount(units, minlength=count).astype(np.uint64)
+        occurs = np.flatnonzero(times)
+        numbers[occurs] += _mixed(times[occurs] + np.uint64((i + 1) << 32))
+    return np.unique(numbers, return_inverse=True)[1]
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """splitmix64: well spread numbers from consecutive ones; uint64, wrapping."""
+    x = x * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

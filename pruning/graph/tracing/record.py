@@ -45,7 +45,7 @@ class Record:
     count: int = 1
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     fixes: list[tuple[Tensor, str]] = field(default_factory=list)
-    seen: dict[Place, Tensor] = field(default_factory=dict)
+    seen: dict[Place, list[Tensor]] = field(default_factory=dict)
     mixing: dict[Place, tuple[int, Tensor]] = field(default_factory=dict)
     place: Place | None = None
     counts: list[tuple[str, str, int | None, Tensor]] = field(default_factory=list)
@@ -137,17 +137,18 @@ class Record:
         if self.place is not None and self.counting:
             self.mixing[self.place] = (dim, labels)
 
-    def sized(self, size: int, labels: Tensor) -> None:
+    def sized(self, size: int, labels: Tensor) -> bool:
         """The code at hand names a number of channels; labels: int64 [size], those it counts.
 
         Attributes of the module that are this number are taken to be its source, and will be
-        adapted. Where they are not, the check finds out.
+        adapted; whether there are any. Where they are not, the check finds out.
         """
         if size < 2 or not bool((labels != 0).any()) or not self.counting:
-            return
+            return False
         if (found := self.owner()) is None:
-            return
+            return False
         path, attributes = found
+        before = len(self.counts)
         for name, value in attributes.items():
             if isinstance(value, int) and not isinstance(value, bool) and value == size:
                 self.counts.append((path, name, None, labels))
@@ -155,6 +156,7 @@ class Record:
                 for i, item in enumerate(value):
                     if isinstance(item, int) and not isinstance(item, bool) and item == size:
                         self.counts.append((path, name, i, labels))
+        return len(self.counts) > before
 
     def fix(self, tensor: Tensor, reason: str) -> None:
         """All channels that the tensor carries stay."""

@@ -32,7 +32,8 @@ IN_PLACE = {
     "masked_scatter",
 }
 FREE = {"shape", "size", "dim", "numel", "requires_grad", "is_floating_point", "stride", "item"}
-OURS = {__name__, __name__.replace("recorder", "verification")}
+OURS = {__name__, *(__name__.replace("recorder", own) for own in ("verification", "watching"))}
+SAME_SHAPE = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
 NO_CHANNELS = {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 
 
@@ -132,7 +133,7 @@ class _Recorder(TorchFunctionMode):
         self._label_vectors(name, operands)
         inputs = [t for t in operands if labels_of(t) is not None]
         before = [labels_of(t) for t in inputs]
-        out = func(*args, **kwargs)
+        out = self._run(name, func, args, kwargs)
         results = list(tensors_in(out))
         parameters = [n for t in operands if (n := self.record.name_of(t)) is not None]
         if not (inputs or parameters) or name in FREE or name in NO_CHANNELS:
@@ -149,6 +150,12 @@ class _Recorder(TorchFunctionMode):
                 self.record.uncounted[name] = None
         return out
 
+    def _run(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The operation; norms of shapes alone take Python milliseconds, and change no shape."""
+        if name in SAME_SHAPE and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return torch.empty_like(args[0])
+        return func(*args, **kwargs)
+
     def _label_vectors(self, name: str, operands: list[Tensor]) -> None:
         """Parameters that are vectors carry labels from birth: `1 + gamma.view(1, -1, 1, 1)`."""
         if name in OWN_PARAMETERS or name in FREE:
@@ -164,10 +171,9 @@ class _Recorder(TorchFunctionMode):
     def _note(self, before: list[Tensor | None]) -> None:
         """Which labels met at this line of the network's code."""
         place = self.record.place
-        met = [compact(labels).unique() for labels in before if labels is not None]
-        if place is not None and met and self.record.counting:
-            old = self.record.seen.get(place)
-            self.record.seen[place] = torch.cat([*met, *([] if old is None else [old])]).unique()
+        if place is not None and self.record.counting:
+            met = [compact(labels) for labels in before if labels is not None]
+            self.record.seen.setdefault(place, []).extend(met)
 
     def _give_up(self, name: str, before: list[Tensor | None], results: list[Tensor]) -> None:
         for labels in before:

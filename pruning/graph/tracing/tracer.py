@@ -29,7 +29,7 @@ from pruning.graph.tracing.grouping import Grouping, group
 from pruning.graph.tracing.inputs import SMALL_SIDE, Inputs, inputs_of
 from pruning.graph.tracing.record import Place, Record
 from pruning.graph.tracing.recorder import record_of
-from pruning.graph.tracing.verification import Bench, Fault, UnsuitableError, irregular
+from pruning.graph.tracing.verification import Bench, Fault, UnsuitableError, irregular, lively
 from pruning.graph.wishes import INPUT, chosen, patterns_of
 
 SMALL = 2**35  # weights × pixels of an image, more than there are MACs
@@ -139,20 +139,26 @@ class _Benches:
         sides = [SMALL_SIDE, None] if small else [None]
         kinds = [torch.float32, own] if half else [own]
         self.choices = [(kind, side) for kind in kinds for side in sides]
-        self.bench: Bench | None = None
+        self.whole: dict[torch.dtype, nn.Module] = {}
+        self.benches: dict[tuple[torch.dtype, int | None], Bench] = {}
+
+    def bench(self, kind: torch.dtype, side: int | None) -> Bench:
+        if (kind, side) not in self.benches:
+            if kind not in self.whole:
+                self.whole[kind] = lively(self.model, kind)
+            noise = self.inputs.random(kind, side)
+            self.benches[kind, side] = Bench(self.whole[kind], noise, kind)
+        return self.benches[kind, side]
 
     def fault(self, grouping: Grouping, record: Record, keep: Keep) -> Fault | None:
         while True:
             kind, side = self.choices[0]
-            if self.bench is None:
-                self.bench = Bench(self.model, self.inputs.random(kind, side), kind)
             try:
-                found = self.bench.fault(grouping.graph, keep, _norms(grouping, record))
+                found = self.bench(kind, side).fault(grouping.graph, keep, _norms(grouping, record))
             except UnsuitableError:
                 if len(self.choices) == 1:
                     raise
                 self.choices.pop(0)
-                self.bench = None
                 continue
             if found is None or found.error > 0.05 or kind != torch.float32:
                 return found
@@ -162,13 +168,11 @@ class _Benches:
         self, grouping: Grouping, record: Record, keep: Keep, side: int | None
     ) -> bool:
         """Whether a small difference is one in double precision, too; True where it has none."""
-        double = torch.float64
-        bench = Bench(self.model, self.inputs.random(double, side), double)
+        bench = self.bench(torch.float64, side)
         try:
-            found = bench.fault(grouping.graph, keep, _norms(grouping, record))
+            return bench.fault(grouping.graph, keep, _norms(grouping, record)) is not None
         except UnsuitableError:
             return True
-        return found is not None
 
 
 def _norms(grouping: Grouping, record: Record) -> dict[Place, tuple[int, np.ndarray]]:
@@ -197,7 +201,7 @@ def _blamed(
     places = [fault.place]
     if failures[line] > 1:
         places = [place for place in record.seen if place[:2] == line]
-    met = [record.seen[place] for place in places if place in record.seen]
+    met = [labels.reshape(-1) for place in places for labels in record.seen.get(place, ())]
     return grouping.groups_at(torch.cat(met)) if met else []
 
 

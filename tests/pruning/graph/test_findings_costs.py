@@ -21,7 +21,7 @@ from pruning.graph import ChannelGraph, Cost, cut, lattice, trace
 from pruning.graph.surgery import resize
 from pruning.graph.tracing.verification import irregular
 from pruning.models import ModelInfo, load, resolve, save
-from tests.pruning.graph.test_adversarial import Net, attention, cbr, conv, pooled, usual
+from tests.pruning.graph.hard_networks import Net, attention, cbr, conv, pooled, usual
 
 
 def counted(net: nn.Module, shape: tuple[int, ...]) -> float:

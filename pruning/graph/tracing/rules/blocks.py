@@ -1,7 +1,8 @@
 """Operations that take parts of a tensor: chunks, slices, shuffles, gated linear units.
 
 Where a dimension of channels falls into equal blocks, unit i of every block is tied: then each
-block keeps as many channels, and the code that takes blocks goes on to take the right ones.
+block keeps as many channels, and the code that takes blocks goes on to take the right ones. Unequal
+parts need no ties where attributes of the module say where they end: those are adapted.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ def take(record: Record, out: Any, input: Tensor, *args: Any, name: str, **kwarg
         numbers = torch.arange(input.shape[dim]).view(
             [-1 if d == dim else 1 for d in range(input.ndim)]
         )
-        for part in tensors_in(_again(numbers.expand(input.shape), name, args, kwargs)):
-            if not _tie_blocks(record, labels, dim, part):
-                return False
+        parts = list(tensors_in(_again(numbers.expand(input.shape), name, args, kwargs)))
+        ranges = [_range_of(part) for part in parts]
+        if any(each is None for each in ranges) or not _tied(record, labels, dim, ranges):  # type: ignore[arg-type]
+            return False
+        row = once(labels).movedim(dim, 0).flatten(1)[:, 0]
+        for part in parts:
             if part.ndim == input.ndim:
-                record.sized(
-                    part.shape[dim],
-                    once(labels).movedim(dim, 0).flatten(1)[:, 0][once(part).reshape(-1)],
-                )
-        record.sized(input.shape[dim], once(labels).movedim(dim, 0).flatten(1)[:, 0])
+                record.sized(part.shape[dim], row[once(part).reshape(-1)])
+        record.sized(input.shape[dim], row)
     moved = _again(labels, name, args, kwargs)
     for result, own in zip(tensors_in(out), tensors_in(moved), strict=True):
         give(result, once(own))
@@ -50,23 +51,41 @@ def _again(tensor: Tensor, name: str, args: Any, kwargs: Any) -> Any:
     return getattr(tensor, name)(*args, **kwargs)
 
 
-def _tie_blocks(record: Record, labels: Tensor, dim: int, numbers: Tensor) -> bool:
-    """Tie the blocks of which `numbers` (positions along `dim`) are one; False if they are none."""
-    size = labels.shape[dim]
-    where = varying(numbers)
-    if len(where) != 1:
-        return False  # one channel is picked out
+def _range_of(numbers: Tensor) -> range | None:
+    """The positions that a part takes; None where they are no range, or one channel."""
+    if len(varying(numbers)) != 1:
+        return None
     taken = once(numbers).reshape(-1)
-    count, first = len(taken), int(taken[0])
-    if not torch.equal(taken, torch.arange(first, first + count)):
-        return False
-    if count == size:
+    first, count = int(taken[0]), len(taken)
+    whole = torch.equal(taken, torch.arange(first, first + count))
+    return range(first, first + count) if whole else None
+
+
+def _tied(record: Record, labels: Tensor, dim: int, ranges: list[range]) -> bool:
+    """Tie the blocks that these parts of a dimension are; whether each part can be taken again."""
+    size = labels.shape[dim]
+    parts = [part for part in ranges if len(part) < size]
+    row = once(labels).movedim(dim, 0).flatten(1)[:, 0]
+    alike = len({len(part) for part in parts}) < 2
+    if not alike and all(_named(record, row, part) for part in parts):
         return True
-    if size % count or first % count:
-        return False
-    blocks = once(labels).unflatten(dim, (size // count, count))
-    record.tie(blocks, blocks.narrow(dim, 0, 1))
+    for part in parts:
+        count = len(part)
+        if size % count or part.start % count:
+            if not _named(record, row, part):
+                return False
+        else:
+            blocks = once(labels).unflatten(dim, (size // count, count))
+            record.tie(blocks, blocks.narrow(dim, 0, 1))
     return True
+
+
+def _named(record: Record, row: Tensor, part: range) -> bool:
+    """Whether attributes of the module say how long a part is, or where it begins and ends."""
+    if record.sized(len(part), row[part.start : part.stop]):
+        return True
+    ends = [end for end in (part.start, part.stop) if 0 < end < len(row)]
+    return all(record.sized(end, row[:end]) for end in ends)
 
 
 def glu(record: Record, out: Tensor, input: Tensor, dim: int = -1) -> bool:

@@ -14,9 +14,10 @@ from pruning.graph.tracing.record import Record
 
 SAME = """contiguous clone detach to float half bfloat16 double type type_as cpu cuda requires_grad
     data identity alias""".split()
-MOVE = """permute transpose movedim moveaxis swapaxes swapdims t T mT adjoint squeeze unsqueeze cat
-    concat concatenate stack hstack vstack dstack expand broadcast_to repeat repeat_interleave tile
+MOVE = """permute transpose movedim moveaxis swapaxes swapdims t T mT adjoint squeeze unsqueeze
+    hstack vstack dstack expand broadcast_to repeat repeat_interleave tile
     pixel_unshuffle""".split()
+JOIN = "cat concat concatenate stack".split()
 RESHAPE = "flatten reshape view view_as reshape_as unflatten ravel".split()
 
 
@@ -40,6 +41,25 @@ def move(record: Record, out: Any, *args: Any, name: str, **kwargs: Any) -> bool
         return False
     for result, labels in zip(tensors_in(out), tensors_in(moved), strict=True):
         give(result, labels)
+    return True
+
+
+def join(
+    record: Record, out: Tensor, tensors: Any, dim: int = 0, *, name: str, axis: int | None = None
+) -> bool:
+    """Concatenation; labels stay of size 1 where none of the parts changes."""
+    dim = (dim if axis is None else axis) % out.ndim
+    parts = [t for t in tensors if t.shape != (0,)]  # torch lets an empty vector pass
+    labels = [all_fixed(t) if (own := labels_of(t)) is None else own for t in parts]
+    if name == "stack":
+        labels = [each.unsqueeze(dim) for each in labels]
+    small = [once(each) for each in labels]
+    wide = {d for each in small for d in range(out.ndim) if each.shape[d] > 1} | {dim}
+    joined = [
+        part.expand([each.shape[d] if d in wide else 1 for d in range(out.ndim)])
+        for part, each in zip(small, labels, strict=True)
+    ]
+    give(out, torch.cat(joined, dim))
     return True
 
 
@@ -143,6 +163,7 @@ def _stretch(labels: Tensor, dim: int, size: int) -> Tensor:
 RULES: Mapping[str, Callable[..., bool]] = {
     **dict.fromkeys(SAME, same),
     **{name: partial(move, name=name) for name in MOVE},
+    **{name: partial(join, name=name) for name in JOIN},
     **dict.fromkeys(RESHAPE, reshape),
     "expand_as": expand_as,
 }
