@@ -44,13 +44,14 @@ def make_plain(module: nn.Module) -> None:
         return  # a weight that depends on the image
     weight = nn.Parameter(weights[0], module.weight.requires_grad)  # type: ignore[arg-type]
     for kind in _kinds(module):
-        made = copy.copy(module)
+        made: nn.Module = copy.copy(module)
         made.__class__ = kind
-        made._parameters = {"weight": weight, "bias": module.bias}
+        made._parameters = {"weight": weight, "bias": module._parameters["bias"]}
         made._buffers = {}
         if all(_agree(made, module, x) for x in xs):
-            module.__class__ = kind
-            module._parameters, module._buffers = made._parameters, made._buffers
+            plain: nn.Module = module
+            plain.__class__ = kind
+            plain._parameters, plain._buffers = made._parameters, made._buffers
             return
 
 

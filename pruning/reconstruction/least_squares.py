@@ -17,7 +17,7 @@ from torch import Tensor
 from pruning.reconstruction.moments import Moments
 
 RIDGE = 1e-6  # of the mean variance of an input
-SPENT = 1e-6  # of what is explained: less than the ridge lets be told from nothing
+SPENT = 1e-4  # of what is explained: no allocation turns on less
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class _Greedy:
     """One reader's Schur complements C = Σ_tt − Σ_tsΣ_ss⁻¹Σ_st and R = B_t − B_sΣ_ss⁻¹Σ_st.
 
     Of C only the blocks of single units are kept: a unit's rows are made when it is chosen, from
-    Σ and the rows of the Cholesky factor so far (left-looking), which reads half of what updating
-    all of C would and writes next to nothing.
+    Σ and the rows of the Cholesky factor so far (left-looking). Units that were chosen are left
+    out of all arrays from time to time. So an order costs a sixth of what updating C would.
     """
 
     def __init__(self, reader: Reader, units: int, ridge: float) -> None:
@@ -135,45 +135,50 @@ class _Greedy:
             known = torch.cholesky_solve(sigma[others][:, columns], factor)
             c = c - sigma[columns][:, others] @ known
             r = r - cross[:, others] @ known
-        m = len(columns) // units
-        self.c = c  # Σ, never changed
-        index = torch.arange(units, device=c.device)
-        self.blocks = c.view(units, m, units, m)[index, :, index, :]  # [units, m, m]
-        self.r = r.reshape(len(r), units, m).permute(1, 2, 0).contiguous()  # [units, m, c]
+        m = self.m = len(columns) // units
+        self.units = units
+        self.here = torch.arange(units, device=c.device)  # the units that the arrays hold
+        self.place = self.here.tolist()  # where in them a unit is
         self.left = torch.ones(units, dtype=torch.bool, device=c.device)
+        self.c = c  # Σ, never changed
+        self.blocks = c.view(units, m, units, m)[self.here, :, self.here, :]  # C_tt: [here, m, m]
+        self.r = r.T.contiguous()  # [here · m, c]
+        rows = self.r.view(units, m, -1)
+        self.g = rows @ rows.mT  # R_t R_tᵀ: [here, m, m]
         self.factor = c.new_empty(0, len(c))  # rows of the chosen units' factor, and room for more
         self.rows = 0
 
     def gains(self) -> Tensor:
         """tr(R_t C_t⁻¹ R_tᵀ) of every unit t that is left, 0 for the others; [units]."""
-        if self.blocks.shape[1] == 1:  # the same, much quicker
+        out = self.r.new_zeros(self.units)
+        if self.m == 1:  # the same, much quicker
             pivots = self.blocks.view(-1).clamp_min(self.least)
-            return self.r.squeeze(1).square().sum(1) / pivots * self.left
-        index = self.left.nonzero().squeeze(1)
-        solved = torch.cholesky_solve(self.r @ self.r.mT, _cholesky(self._filled()))
-        out = self.r.new_zeros(len(self.left))
-        out[index] = solved.diagonal(dim1=1, dim2=2).sum(1)[index]
+            out[self.here] = self.r.square().sum(1) / pivots * self.left
+            return out
+        one = torch.eye(self.m, dtype=self.r.dtype, device=self.r.device)
+        blocks = torch.where(self.left.view(-1, 1, 1), self.blocks, one)
+        solved = torch.cholesky_solve(self.g, _cholesky(blocks))
+        out[self.here] = solved.diagonal(dim1=1, dim2=2).sum(1).clamp_min(0) * self.left
         return out
 
     def add(self, unit: int) -> None:
-        units, m = len(self.left), self.blocks.shape[1]
-        self.left[unit] = False
-        own = slice(unit * m, unit * m + m)
+        m, place = self.m, self.place[unit]
+        own = slice(place * m, place * m + m)
         done = self.factor[: self.rows]
         row = torch.addmm(self.c[own], done[:, own].T, done, alpha=-1)
-        factor = _cholesky(self.blocks[unit])
+        factor = _cholesky(self.blocks[place])
         row = torch.linalg.solve_triangular(factor, row, upper=False)
-        seen = torch.linalg.solve_triangular(factor, self.r[unit], upper=False)
-        self._keep(row)
-        self.r.view(units * m, -1).addmm_(row.T, seen, alpha=-1)
-        parts = row.view(m, units, m).permute(1, 2, 0)
+        seen = torch.linalg.solve_triangular(factor, self.r[own], upper=False)
+        parts = row.view(m, -1, m).permute(1, 2, 0)  # row_tᵀ
+        if m > 1:  # R' = R − rowᵀ seen, put into R'R'ᵀ
+            both = (self.r @ seen.T).view(-1, m, m) @ parts.mT
+            self.g += parts @ (seen @ seen.T) @ parts.mT - both - both.mT
+        self.r.addmm_(row.T, seen, alpha=-1)
         self.blocks.baddbmm_(parts, parts.mT, alpha=-1)
-
-    def _filled(self) -> Tensor:
-        """The blocks, ones in place of those of chosen units, whose pivots are spent."""
-        m = self.blocks.shape[1]
-        one = torch.eye(m, dtype=self.blocks.dtype, device=self.blocks.device)
-        return torch.where(self.left.view(-1, 1, 1), self.blocks, one)
+        self._keep(row)
+        self.left[place] = False
+        if 4 * int(self.left.sum()) < 3 * len(self.left):
+            self._compact()
 
     def _keep(self, row: Tensor) -> None:
         if self.rows + len(row) > len(self.factor):
@@ -182,6 +187,18 @@ class _Greedy:
             self.factor = larger
         self.factor[self.rows : self.rows + len(row)] = row
         self.rows += len(row)
+
+    def _compact(self) -> None:
+        """Leave out the units that were chosen."""
+        index = self.left.nonzero().squeeze(1)
+        inside = torch.arange(self.m, device=index.device)
+        columns = (index.unsqueeze(1) * self.m + inside).view(-1)
+        self.c = self.c[columns][:, columns]
+        self.r, self.g, self.blocks = self.r[columns], self.g[index], self.blocks[index]
+        self.factor = self.factor[: self.rows, columns]
+        self.here, self.left = self.here[index], self.left[index]
+        for place, unit in enumerate(self.here.tolist()):
+            self.place[unit] = place
 
 
 def _ridged(sigma: Tensor, ridge: float) -> Tensor:

@@ -32,8 +32,8 @@ def recalibrate(
     batches: (images, labels), or samples, whose inputs are taken; with another `run` than a call,
     whatever run(model, batch) takes. Each batch counts by its images. The average is that of batch
     variances, so hand in shuffled batches. Norms that the model's own `train` holds in evaluation
-    mode keep theirs. Modes and momenta are left as they were; without BN nothing is run. UserError, and nothing changed, without images. After a cut `carry_over` is the
-    better estimate.
+    mode keep theirs. Modes and momenta are left as they were; without BN nothing is run.
+    UserError, and nothing changed, without images. After a cut `carry_over` is the better estimate.
     """
     norms = _trained_norms(model)
     if not norms:
