@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 ANSWER_S = 5.0  # for a cluster's port to answer
+TRIES = "RAY_gcs_server_port_wait_time_s"  # a second each, to reach a cluster's server
 LOCKED = re.compile(r"unauthenticated|authentication|auth[ _]token", re.I)
 CONTEXT = 2**30
 """Bytes of a GPU that CUDA and its libraries take for each process; PyTorch's cap is without."""
@@ -57,25 +60,46 @@ def connect(config: Config, **options: Any) -> None:
         defaults["include_dashboard"] = False
     _check_answers(_found(address))
     try:
-        with interrupt.at_once(), interrupt.apart():
+        with interrupt.at_once(), interrupt.apart(), _soon(address):
             ray.init(address=address, **(defaults | options))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        text = str(error).strip()
-        if LOCKED.search(text):
-            raise UserError(
-                f"the Ray cluster at {address} asks for a token; put it into ~/.ray/auth_token or "
-                "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
-            ) from error
-        line = next(iter(text.splitlines()), type(error).__name__)
-        raise UserError(
-            f"no Ray cluster at {address} ({line}); start one or leave out resources.address"
-        ) from error
-    except Exception as error:  # Ray raises a bare one where a machine is too busy to start it
-        if "timed out during startup" not in str(error):
+    except Exception as error:
+        if (told := _explained(address, error)) is None:
             raise
-        raise UserError(
+        raise told from error
+
+
+def _explained(address: str, error: Exception) -> UserError | None:
+    """What went wrong as Ray was joined or started, with the remedy; None where that is unknown."""
+    text = str(error).strip()
+    # what the server said is in the cause; without a token to give, Ray does not ask it
+    if LOCKED.search(f"{type(error).__name__} {text} {error.__cause__}"):
+        return UserError(
+            f"the Ray cluster at {address} asks for a token; put it into ~/.ray/auth_token or "
+            "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+        )
+    if "timed out during startup" in text:  # a bare Exception, where a machine is too busy
+        return UserError(
             "Ray did not start on this machine in time; give the command again once it is less busy"
-        ) from error
+        )
+    if isinstance(error, ConnectionError | RuntimeError | ValueError):
+        line = next(iter(text.splitlines()), type(error).__name__)
+        return UserError(
+            f"no Ray cluster at {address} ({line}); start one or leave out resources.address"
+        )
+    return None
+
+
+@contextmanager
+def _soon(address: str) -> Iterator[None]:
+    """Within, Ray gives up joining after a few tries, not twenty; it starts as ever."""
+    if address == "local" or TRIES in os.environ:
+        yield
+        return
+    os.environ[TRIES] = "4"
+    try:
+        yield
+    finally:
+        del os.environ[TRIES]
 
 
 def _found(address: str) -> str:

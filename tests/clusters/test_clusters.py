@@ -177,3 +177,22 @@ def test_finding_7_11_workers_reach_the_bucket_and_nothing_else() -> None:
         (account,) = types[name]["node_config"]["serviceAccounts"]
         assert account["email"].startswith("slimfront-worker@")
         assert account["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]
+
+
+def test_finding_7_11_workers_have_no_key_but_the_buckets() -> None:
+    """On Google Cloud their account has one role, on one bucket; in Kubernetes no token at all."""
+    text = (FOLDER / "README.md").read_text().replace("\\\n", " ")
+    granted = [line for line in text.splitlines() if "slimfront-worker@" in line]
+    (line,) = [line for line in granted if "binding" in line]
+    assert "buckets add-iam-policy-binding gs://" in line
+    assert re.findall(r"--role (\S+)", line) == ["roles/storage.objectUser"]
+    spec = read("rayjob")["spec"]["rayClusterSpec"]
+    for group in spec["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "slimfront-store"}}]
+        assert not {"serviceAccountName", "hostNetwork", "volumes"} & set(pod)
+    for kind in ("aws", "gcp", "local"):
+        mounts = read(kind)["file_mounts"]
+        assert set(mounts) == {"~/dist", "~/.ray/auth_token"}, "no key of the user's goes along"

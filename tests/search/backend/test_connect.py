@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,9 @@ import pytest
 from pruning.errors import UserError
 from search.backend import cluster
 from search.config.schema import Config, ResourceConfig
+from tests.conftest import REPOSITORY
+
+PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -73,3 +81,86 @@ def test_finding_7_10_a_locked_cluster_is_told_from_an_absent_one(
     monkeypatch.setattr(cluster.ray, "init", init)
     with pytest.raises(UserError, match=words):
         cluster.connect(Config(resources=ResourceConfig(address=f"127.0.0.1:{listening}")))
+
+
+@pytest.mark.usefixtures("_no_ray")
+@pytest.mark.parametrize("left", ["a dead cluster's address", "nothing"])
+@pytest.mark.parametrize("by", ["configuration", "environment"])
+def test_finding_7_10_auto_with_a_dead_clusters_leftovers(
+    left: str, by: str, closed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`ray stop`, or a crash, may leave its address behind: Ray would try it for minutes."""
+    from ray._private import services
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(services, "find_gcs_addresses", set)  # of clusters beside the tests
+    if left != "nothing":
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed}")
+    address = "auto" if by == "configuration" else None
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+    words = "no Ray cluster on this machine" if left == "nothing" else f"at 127.0.0.1:{closed} "
+    with pytest.raises(UserError, match=words):
+        cluster.connect(Config(resources=ResourceConfig(address=address)))
+
+
+def test_finding_7_11_this_ray_finds_clusters_as_is_thought_and_another_is_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray._private import services
+
+    assert list(inspect.signature(services.get_ray_address_from_environment).parameters) == [
+        "addr",
+        "temp_dir",
+    ]
+    monkeypatch.delattr(services, "get_ray_address_from_environment")
+    assert cluster._found("auto") == "auto"
+
+
+def _client(address: str, out: Path, env: dict[str, str]) -> tuple[int, str]:
+    """Exit code and last line of a search that is to join a cluster."""
+    words = ["search", "digits", "--out", str(out), "--resources.address", address]
+    done = subprocess.run(
+        [sys.executable, "-m", "search", *words],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+        timeout=PATIENCE_S,
+        cwd=REPOSITORY,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="its Ray is found, and ended, by /proc")
+def test_finding_7_10_a_real_cluster_with_a_token(
+    tmp_path: Path, closed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a token, with none to be found, with another one; and none at all there."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import drill_tools
+
+    with drill_tools.drill() as d:
+        here = f"127.0.0.1:{d.gcs}"
+        d.start_node(
+            "head", "--head", f"--port={d.gcs}", "--include-dashboard=false", "--num-cpus=0"
+        )
+        (tmp_path / "home").mkdir()
+        without = d.env | {"HOME": str(tmp_path / "home")}
+        clients = {
+            "no token": without | {"RAY_AUTH_MODE": "disabled"},
+            "none to be found": without,
+            "another": without | {"RAY_AUTH_TOKEN": "0" * 64},
+        }
+        for name, env in clients.items():
+            began = time.monotonic()
+            code, line = _client(here, tmp_path / "run", env)
+            print(f"{name}: {time.monotonic() - began:.1f} s: {line}")
+            assert code == 2, line
+            assert f"the Ray cluster at {here} asks for a token" in line and "AUTH_MODE" in line
+        code, line = _client(f"127.0.0.1:{closed}", tmp_path / "run", d.env)
+        assert code == 2 and f"no Ray cluster at 127.0.0.1:{closed}" in line
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,9 @@ from search.backend import final
 from search.backend import progress as estimate
 from search.config.schema import Config
 from search.pareto import front
+from search.storage import files, live
 from search.storage.row import Row
+from tests.conftest import REPOSITORY
 from tests.search.runs import make_rows
 
 
@@ -57,3 +63,28 @@ def test_finding_8_10_the_bases_trial_does_not_count() -> None:
     each = (rows[1].wall_s + rows[2].wall_s) / 2 + estimate.BETWEEN
     assert estimate.seconds_left(rows[:3], config, 1) == pytest.approx(7 * each)
     assert estimate.seconds_left(rows[:3], config, 2) == pytest.approx(7 * each / 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("trials", [30])
+def test_finding_8_10_time_left_comes_true_on_a_real_search(trials: int, tmp_path: Path) -> None:
+    """By what `live.json` foretells while the digits are searched, final trainings included."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "search", "search", "digits", f"--out={out}"]
+    search = subprocess.Popen(
+        [*command, f"--trials={trials}"], stdout=subprocess.DEVNULL, cwd=REPOSITORY
+    )
+    told: dict[int, tuple[float, live.Live]] = {}
+    while search.poll() is None:
+        now = live.read(files.open_uri(out))
+        if now is not None and now.seconds_left is not None:
+            told.setdefault(now.beat, (time.monotonic(), now))
+        time.sleep(0.2)
+    end, wrong = time.monotonic(), []
+    assert search.returncode == 0
+    for at, now in told.values():
+        ratio = (now.seconds_left or 0.0) / (end - at)
+        print(f"{now.finished} of {trials}: {now.seconds_left:.0f} s said, {end - at:.0f} s true")
+        if now.finished >= trials / 10 and not 1 / 1.5 < ratio < 1.5:
+            wrong.append((now.finished, ratio))
+    assert len(told) > 5 and not wrong, wrong
