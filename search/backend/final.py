@@ -8,21 +8,20 @@ test is reported.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pruning.graph import Cost
 from search.backend import cluster
-from search.backend import retrain as trainings
-from search.backend.retrain import Training
 from search.config import Config
 from search.pareto import front
 from search.storage import Ledger, Row
 from search.storage import files as storage
 from search.study import finalists
-from search.trial import BaseModel
+from search.trial import BaseModel, Job, Training
+from search.trial import final_training as trainings
 
 ALL = 2  # trainings that each member has; more where neighbours overlap
 APART = 2.0  # standard errors of a difference that tell two neighbours apart
@@ -62,13 +61,10 @@ def measure(
     The base model is measured with them, at no cost: what dominated it may have been lucky.
     """
     members = _finalists(config, base, rows)
-    anew = [row for row in members if not _is_whole(base, row)]
-    repeats = trainings.repeats(config)
-    jobs = [(row, k) for row in anew for k in repeats if k < ALL]
-    _train(config, base, jobs, share, say, f"{len(members)} points of the frontier")
-    for k in (k for k in repeats if k >= ALL):
-        jobs = [(row, k) for row in _overlapping(config, anew)]
-        _train(config, base, jobs, share, say, f"seed {k + 1} where neighbours overlap")
+    batches = _batches(config, members, [row for row in members if not _is_whole(base, row)], say)
+    from search.backend import retrain  # and Ray Tune, which takes a second to import
+
+    retrain.train_all(config, base, batches, share, say)
     measured = []
     for row in members:
         if not (trained := _trainings(config, base, row)):
@@ -94,19 +90,23 @@ def so_far(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Member]
     )
 
 
-def _train(
-    config: Config,
-    base: BaseModel,
-    jobs: Sequence[tuple[Row, int]],
-    share: cluster.TrialResources,
-    say: Callable[[str], None],
-    what: str,
-) -> None:
-    """Those of the jobs that are not done."""
-    todo = [job for job in jobs if trainings.stored(config, *job) is None]
-    if todo:
-        say(f"{what}: {len(todo)} final trainings")
-        trainings.train_all(config, base, todo, share, say)
+def _batches(
+    config: Config, members: Sequence[Row], anew: Sequence[Row], say: Callable[[str], None]
+) -> Iterator[list[Job]]:
+    """What is not done yet: trainings that each of `anew` has, then those where seeds decide."""
+
+    def todo(rows: Sequence[Row], seeds: Sequence[int], what: str) -> list[Job]:
+        jobs = [Job(row, k) for row in rows for k in seeds]
+        jobs = [job for job in jobs if trainings.stored(config, *job) is None]
+        if jobs:
+            say(f"{what}: {len(jobs)} final trainings")
+        return jobs
+
+    repeats = trainings.repeats(config)
+    first = [k for k in repeats if k < ALL]
+    yield todo(anew, first, f"{len(members)} points of the frontier")
+    for k in repeats[len(first) :]:
+        yield todo(_overlapping(config, anew), [k], f"seed {k + 1} where neighbours overlap")
 
 
 def _finalists(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Row]:

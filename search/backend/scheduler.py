@@ -11,11 +11,9 @@ Schmucker et al., Multi-objective asynchronous successive halving (2021).
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,12 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.backend.searcher import RETRY
+from search.backend.searcher import End
 from search.config import SearchConfig
 from search.pareto import TOP1, Metric, Reference, Strata, alike, front
 from search.storage import Row
 from search.study import Screening, Study
 
-ONE_DEATH_S = 2.0  # failures closer than this are one death of a worker
 FACTOR = 3.0  # one trial of so many goes on
 
 
@@ -105,10 +102,26 @@ def _place(
     return order.index(mine), len(order)
 
 
-class FrontierScheduler(FIFOScheduler):
+class ReportingScheduler(FIFOScheduler):
+    """Runs every trial to its end, and says in `ends` what a worker died of.
+
+    The scheduler is the one that Tune tells of a death before the searcher, which hears that there
+    was one and not why.
+    """
+
+    def __init__(self, ends: MutableMapping[str, End]) -> None:
+        super().__init__()
+        self.ends = ends
+
+    def on_trial_error(self, controller: Any, trial: Trial) -> None:
+        reason = f"the trial's worker failed: {error_line(trial)}"
+        self.ends.setdefault(trial.trial_id, End(reason, retry=True))
+
+
+class FrontierScheduler(ReportingScheduler):
     """Tune's view of `Screening` and `Halving`: reads `widths`, `epochs`, `score_val` of reports.
 
-    `reasons`: filled, by Tune's trial id, with why a trial was stopped or its worker failed.
+    `ends`: filled, by Tune's trial id, with why a trial was stopped or its worker failed.
     """
 
     def __init__(
@@ -116,11 +129,10 @@ class FrontierScheduler(FIFOScheduler):
         halving: Halving,
         screening: Screening | None,
         study: Study,
-        reasons: MutableMapping[str, str],
+        ends: MutableMapping[str, End],
     ) -> None:
-        super().__init__()
-        self.halving, self.screening = halving, screening
-        self.study, self.reasons = study, reasons
+        super().__init__(ends)
+        self.halving, self.screening, self.study = halving, screening, study
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         widths, score = result.get("widths"), result.get("score_val")
@@ -136,19 +148,8 @@ class FrontierScheduler(FIFOScheduler):
             reason = None
         if reason is None:
             return TrialScheduler.CONTINUE
-        self.reasons[trial.trial_id] = reason
+        self.ends[trial.trial_id] = End(reason)
         return TrialScheduler.STOP
-
-    def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        """Called before the searcher hears of it, which is told that and not why.
-
-        One death can count several times with Tune, which then fails the trial though it has tries
-        left.
-        """
-        if trial.should_recover() or 0 < deaths(trial) < trial.num_failures:
-            self.reasons.setdefault(trial.trial_id, RETRY)
-        elif not self.reasons.get(trial.trial_id):
-            self.reasons[trial.trial_id] = f"the trial's worker failed: {error_line(trial)}"
 
 
 def make(
@@ -156,7 +157,7 @@ def make(
     epochs: float,
     study: Study,
     reference: Reference,
-    reasons: MutableMapping[str, str],
+    ends: MutableMapping[str, End],
 ) -> FrontierScheduler:
     """The scheduler of a search; `epochs`: of a whole fine-tuning."""
     base, limits = study.cost.base_macs, study.limits
@@ -169,29 +170,18 @@ def make(
     screening = Screening(search.screen, strata, reference) if search.screen > 1 else None
     if screening:
         screening.learn(study.rows)
-    return FrontierScheduler(halving, screening, study, reasons)
-
-
-def deaths(trial: Trial) -> int:
-    """How often a trial's worker died: failures in quick succession are one; 0 if unknown."""
-    times = re.findall(r"Failure # \d+ \(occurred at ([\d_-]+)\)", _failures(trial))
-    try:
-        found = [datetime.strptime(time, "%Y-%m-%d_%H-%M-%S") for time in times]
-    except ValueError:
-        return 0
-    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(found)]
-    return bool(found) + sum(gap > ONE_DEATH_S for gap in gaps)
+    return FrontierScheduler(halving, screening, study, ends)
 
 
 def error_line(trial: Trial) -> str:
-    """The last failure of a trial in one line, from the text that Tune keeps of it."""
-    last = [line.strip() for line in _failures(trial).rpartition("Failure # ")[2].splitlines()[1:]]
+    """The last failure of a trial in one line, from the text that Tune keeps of it.
+
+    Tune also keeps the exception, but as a pickle in a folder that others may write.
+    """
+    try:
+        text = Path(trial.error_file).read_text(errors="replace")
+    except (OSError, TypeError):
+        text = ""
+    last = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:]]
     raised = [line for line in last if re.match(r"(\w+\.)*\w+(Error|Exception): ", line)]
     return next(iter([*reversed(raised), *filter(None, last)]), "see its log")
-
-
-def _failures(trial: Trial) -> str:
-    try:
-        return Path(trial.error_file).read_text(errors="replace")
-    except (OSError, TypeError):
-        return ""

@@ -1,10 +1,10 @@
-"""The bridge from a Study to Ray Tune: suggestions out, ends of trials in."""
+"""The bridge from queues of trials to Ray Tune: suggestions out, ends of trials in."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -16,43 +16,94 @@ from search.study import Outcome, Study
 from search.trial import FATAL
 
 ALIKE = 8  # trials in a row that fail for one reason, before the search ends
-RETRIES = 2  # how often at most
-RETRY = ""  # a reason: the worker failed, the trial is to be tried again
+RETRIES = 2  # of a trial whose worker died; the next death is its failure
 _OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in ("status", "reason"))
 
 
-class FrontierSearcher(Searcher):
+@dataclass(frozen=True)
+class End:
+    """Why a trial ends, where the driver knows more than its reports; retry: try it again."""
+
+    reason: str
+    retry: bool = False
+
+
+class RetryingSearcher(Searcher):
+    """Hands Tune one configuration after the other, and those again whose worker died.
+
+    A subclass says what is `next` and is told how each has `ended`. A configuration's `trial_id` is
+    our name for the trial; Tune gives each try another one.
+
+    `ends`: by Tune's id, filled by scheduler and watchdog. `error`: no trial can succeed, say on a
+    disk that is full (a report with FATAL); nothing more is suggested then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: UserError | None = None
+        self.ends: dict[str, End] = {}
+        self._running: dict[str, dict[str, Any]] = {}  # by Tune's id
+        self._to_retry: deque[dict[str, Any]] = deque()
+        self._deaths: Counter[str] = Counter()  # of workers, by our name of the trial
+
+    def next(self) -> Any:
+        """A flat configuration, None (wait for running trials) or FINISHED."""
+        raise NotImplementedError
+
+    def ended(self, name: str, result: dict[str, Any] | None, reason: str, died: bool) -> None:
+        """result: the last report, None where there was none; reason: the driver's, or empty."""
+        raise NotImplementedError
+
+    def suggest(self, trial_id: str) -> Any:
+        config = self._to_retry.popleft() if self._to_retry and not self.error else self.next()
+        if isinstance(config, dict):
+            self._running[trial_id] = config
+        return config
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        config = self._running.pop(trial_id, None)
+        end = self.ends.pop(trial_id, End(""))
+        if config is None:
+            return
+        name = str(config["trial_id"])
+        if error and end.retry and self._deaths[name] < RETRIES:
+            self._deaths[name] += 1
+            self._to_retry.append(config)
+            return
+        if result is not None and result.get(FATAL):
+            self.error = self.error or UserError(str(result.get("reason")))
+        self.ended(name, result, end.reason, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is on disk is the one truth, and Tune's restore is not used."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+class FrontierSearcher(RetryingSearcher):
     """Candidates of `study` until `budget` trials have ended, those of earlier sessions included.
 
     Each report of a trial carries fields of `Outcome` (score_val, epochs, ...); the last one of a
     trial that ran to its end also has `status` (and `reason`). Without a status it was stopped.
     Metric and mode stay unset: Tune would demand them in every report. A ledger that cannot be
-    written ends the search, and so does a report with FATAL; `error` then says why.
+    written ends the search; `error` then says why.
 
     `patience`: ends the search sooner; what runs then is waited for, and may let it go on.
-    `reasons`: by Tune's trial id, why a trial was stopped or its worker failed, where the scheduler
-    or the watchdog know it; RETRY where the failure is no end yet. `exhausted`: no new feasible
-    network was found.
+    `exhausted`: no new feasible network was found.
     """
 
     def __init__(self, study: Study, budget: int, patience: Patience | None = None) -> None:
         super().__init__()
         self.study, self.budget, self.patience = study, budget, patience
-        self.error: UserError | None = None
         self.exhausted = False
-        self.reasons: dict[str, str] = {}
         self._failure: str | None = None  # the last trial's
         self._alike = 0  # trials in a row that ended with it
-        self._trials: dict[str, str] = {}  # Tune's trial id -> ours
-        self._retries: Counter[str] = Counter()
-        self._to_retry: deque[str] = deque()  # of ours, running for the study, for Tune no more
 
-    def suggest(self, trial_id: str) -> Any:
-        """A flat configuration, None (wait for running trials) or FINISHED."""
+    def next(self) -> Any:
         running, waiting = len(self.study.running), self.study.waiting
-        if self._to_retry and not self.error:
-            self._trials[trial_id] = self._to_retry.popleft()
-            return self.study.running[self._trials[trial_id]][0].to_config()
         if self.error or (self.study.finished >= self.budget and not waiting):
             return Searcher.FINISHED
         if self.study.finished + running >= self.budget and not waiting:
@@ -67,34 +118,23 @@ class FrontierSearcher(Searcher):
         if candidate is None:
             self.exhausted = not running
             return None if running else Searcher.FINISHED
-        self._trials[trial_id] = candidate.trial_id
         return candidate.to_config()
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        ours = self._trials.pop(trial_id, None)
-        known = self.reasons.pop(trial_id, None)
-        if ours not in self.study.running:
+    def ended(self, name: str, result: dict[str, Any] | None, reason: str, died: bool) -> None:
+        if name not in self.study.running:
             return
-        if error and known == RETRY and self._retries[ours] < RETRIES:
-            self._retries[ours] += 1
-            self._to_retry.append(ours)
+        if (result is None and not died) or (result or {}).get(FATAL):
+            self.study.abandon(name)  # removed before it ran, or not to blame: it has no row
             return
-        if result is not None and result.get(FATAL):
-            self.error = self.error or UserError(str(result.get("reason")))
-        if (result is None and not error) or (result or {}).get(FATAL):
-            self.study.abandon(ours)  # removed before it ran, or not to blame: it has no row
-            return
-        outcome = outcome_of(result or {}, error)
-        if error:
-            outcome = replace(outcome, reason=known or outcome.reason)
+        outcome = outcome_of(result or {}, died)
+        if died:
+            outcome = replace(outcome, reason=reason or outcome.reason)
         elif outcome.status == "stopped":
-            outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, known))))
-        before = self.study.retried.get(ours)
+            outcome = replace(outcome, reason="; ".join(filter(None, (outcome.reason, reason))))
+        before = self.study.retried.get(name)
         self._count_alike(outcome, before.reason if before else None)
         try:
-            self.study.tell(ours, outcome)
+            self.study.tell(name, outcome)
         except UserError as failure:  # Tune would log it and go on
             self.error = failure
 
@@ -113,12 +153,6 @@ class FrontierSearcher(Searcher):
                 f"the last {self._alike} trials failed alike ({failure}); mend that, then the same "
                 "command with --search.retry_failed true goes on and runs them again"
             )
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the one truth, and Tune's restore is not used."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
 
 
 def outcome_of(result: Mapping[str, Any], error: bool = False) -> Outcome:

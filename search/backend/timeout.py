@@ -10,16 +10,18 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from search.backend.searcher import End
+
 
 class Watchdog(tune.Callback):
     """Kills the worker of a trial that runs longer than `limit` s; it is not tried again.
 
-    `reasons`: filled, by Tune's trial id, with what the ledger is to say. A worker's first start
-    (data, base model) is not in a trial's time.
+    `ends`: filled, by Tune's trial id, with `reason`. A worker's first start (data, base model) is
+    not in a trial's time.
     """
 
-    def __init__(self, limit: float, reasons: MutableMapping[str, str]) -> None:
-        self.limit, self.reasons = limit, reasons
+    def __init__(self, limit: float, ends: MutableMapping[str, End], reason: str) -> None:
+        self.limit, self.ends, self.reason = limit, ends, reason
         self._running: dict[str, tuple[Trial, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,6 +48,5 @@ class Watchdog(tune.Callback):
             actor = trial.temporary_state.ray_actor
             if actor is None:
                 continue
-            self.reasons[name] = f"exceeded search.trial_timeout_s, {self.limit:g} s"
-            trial.max_failures = 0
+            self.ends[name] = End(self.reason)
             ray.kill(actor)

@@ -1,4 +1,4 @@
-"""The trials of a search by Ray Tune: searcher, scheduler, watchdog and progress put together."""
+"""Trials by Ray Tune: searcher, scheduler, watchdog and progress put together."""
 
 from __future__ import annotations
 
@@ -6,39 +6,85 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 from rich.console import Console
 
 from search.backend import cluster, scheduler, worker
 from search.backend.progress import Progress, seconds_left
-from search.backend.searcher import FrontierSearcher
+from search.backend.scheduler import ReportingScheduler
+from search.backend.searcher import FrontierSearcher, RetryingSearcher
 from search.backend.timeout import Watchdog
 from search.config import Config
 from search.pareto import Patience, Reference
 from search.storage import files
-from search.study import Study
+from search.study import Candidate, Study
 from search.trial import BaseModel, Body, Open
 
 # Tune's own tables would scroll over the progress display
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the ledger has the reason
-RETRIES = 2  # of a trial whose worker died; the next death is a failed row
 
 
 def trainable(
-    config: Config, base: BaseModel, share: cluster.TrialResources, open_context: Open, body: Body
+    config: Config,
+    base: BaseModel,
+    share: cluster.TrialResources,
+    open_context: Open,
+    body: Body,
+    job_of: Callable[[Mapping[str, Any]], Any] = Candidate.from_config,
 ) -> Any:
     """What Tune runs: workers with a trial's resources, to which the base model is sent once."""
     made = tune.with_parameters(
-        worker.TrialWorker, settings=config, base=base, open_context=open_context, body=body
+        worker.TrialWorker,
+        settings=config,
+        base=base,
+        open_context=open_context,
+        body=body,
+        job_of=job_of,
     )
     return tune.with_resources(made, share.resources)
+
+
+def fit(
+    config: Config,
+    trainable: Any,
+    searcher: RetryingSearcher,
+    scheduler: ReportingScheduler,
+    slots: int,
+    callbacks: Sequence[tune.Callback],
+    part: str = "",
+) -> None:
+    """Run what the searcher suggests, `slots` at a time; returns early where the user stops it.
+
+    part: of the run, in the name of its logs. A worker that dies is the searcher's to retry.
+    """
+    name = os.path.basename(config.out.rstrip("/")) or "tune"
+    with tempfile.TemporaryDirectory(prefix="slimfront-") as scratch, _own_interrupts():
+        Tuner(
+            trainable,
+            tune_config=TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                trial_name_creator=worker.trial_name,
+                trial_dirname_creator=worker.trial_name,
+            ),
+            run_config=RunConfig(
+                name="-".join(filter(None, (name, part))),
+                storage_path=config.resources.storage_path or scratch,
+                callbacks=list(callbacks),
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
 
 
 def run(
@@ -56,38 +102,14 @@ def run(
     """
     searcher = FrontierSearcher(study, config.trials, patience)
     watch = []
-    if config.search.trial_timeout_s is not None:
-        watch.append(Watchdog(config.search.trial_timeout_s, searcher.reasons))
+    if (limit := config.search.trial_timeout_s) is not None:
+        reason = f"exceeded search.trial_timeout_s, {limit:g} s"
+        watch.append(Watchdog(limit, searcher.ends, reason))
+    chosen = scheduler.make(config.search, config.finetune.epochs, study, reference, searcher.ends)
     run = files.open_uri(config.out)
     left = partial(seconds_left, config=config, slots=slots, metric=reference.metric)
-    with (
-        tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
-        Progress(study, config.trials, reference, console, run, left) as progress,
-    ):
-        tuner = Tuner(
-            trainable,
-            tune_config=TuneConfig(
-                search_alg=searcher,
-                scheduler=scheduler.make(
-                    config.search, config.finetune.epochs, study, reference, searcher.reasons
-                ),
-                num_samples=-1,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_name_creator=worker.trial_name,
-                trial_dirname_creator=worker.trial_name,
-            ),
-            run_config=RunConfig(
-                name=os.path.basename(config.out.rstrip("/")) or "tune",
-                storage_path=config.resources.storage_path or scratch,
-                callbacks=[progress, *watch],
-                failure_config=FailureConfig(max_failures=RETRIES),
-                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        with _own_interrupts():
-            tuner.fit()
+    with Progress(study, config.trials, reference, console, run, left) as progress:
+        fit(config, trainable, searcher, chosen, slots, [progress, *watch])
     study.close()  # Ctrl-C makes Tune leave trials behind
     if searcher.error:
         raise searcher.error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,9 @@ class TrialWorker(tune.Trainable):
         base: BaseModel | None = None,
         open_context: trial.Open = trial.TrialContext.open,
         body: trial.Body = trial.run,
+        job_of: Callable[[Mapping[str, Any]], Any] = Candidate.from_config,
     ) -> None:
+        """job_of: what a trial's configuration asks of the body."""
         assert settings is not None
         assert base is not None
         try:
@@ -40,6 +42,7 @@ class TrialWorker(tune.Trainable):
             self._start = partial(body, work)
         except UserError as error:  # to be said by a report: Tune keeps a traceback at most
             self._start = partial(_refuse, error)
+        self._job_of = job_of
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -66,7 +69,7 @@ class TrialWorker(tune.Trainable):
         # the trial before, stopped early perhaps, lets go of its network before this one begins
         self._reports = iter(())
         memory.free(self._device)
-        self._reports = self._start(Candidate.from_config(config))
+        self._reports = self._start(self._job_of(config))
 
 
 def trial_name(trial: Trial) -> str:
@@ -74,6 +77,6 @@ def trial_name(trial: Trial) -> str:
     return str(trial.config["trial_id"])
 
 
-def _refuse(error: UserError, candidate: Candidate) -> Iterator[dict[str, Any]]:
+def _refuse(error: UserError, job: Any) -> Iterator[dict[str, Any]]:
     raise error
     yield  # makes it a generator, as a body is

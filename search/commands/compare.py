@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -95,8 +96,14 @@ def compare(
 
     cluster.connect(measured)
     share = cluster.share(measured)
-    prepare = base_task.prepare
-    base: base_model.BaseModel = base_task.run(measured, record, prepare, share, say)
+    base: base_model.BaseModel = base_task.run(
+        measured,
+        record,
+        base_task.prepare,
+        share,
+        say,
+        meanwhile=lambda: importlib.import_module("search.backend.retrain"),
+    )
     shares = _shares(options, record)
     table = comparison.compare(measured, base, shares, options.seeds, points, share, say)
     return table, record, points

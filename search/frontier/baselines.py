@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning import methods
-from search.backend import Member, TrialResources, retrain
+from search.backend import Member, TrialResources
 from search.config import Config
 from search.frontier import pictures
 from search.frontier.points import to_csv
 from search.pareto import TOP1, Metric
 from search.storage import Row, arch_hash, files, table_schema
-from search.trial import BaseModel, base_model
+from search.trial import BaseModel, Job, base_model, final_training
 
 Point = Mapping[str, Any]
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -93,14 +93,16 @@ def compare(
     Writes comparison.parquet, .csv and .png into the run; a training that is there is not repeated.
     """
     shots = plan(config, base, shares)
-    jobs = [(shot.row, k) for shot in shots for k in range(seeds)]
-    todo = [job for job in jobs if retrain.stored(config, *job) is None]
+    jobs = [Job(shot.row, k) for shot in shots for k in range(seeds)]
+    todo = [job for job in jobs if final_training.stored(config, *job) is None]
     if todo:
+        from search.backend import retrain  # and Ray Tune, which takes a second to import
+
         say(f"{len(shots)} one-shot networks: {len(todo)} trainings")
-        retrain.train_all(config, base, todo, share, say)
+        retrain.train_all(config, base, [todo], share, say)
     records = []
     for shot in shots:
-        found = [retrain.stored(config, shot.row, k) for k in range(seeds)]
+        found = [final_training.stored(config, shot.row, k) for k in range(seeds)]
         done = tuple(training for training in found if training is not None)
         if done:
             records.append(_record(shot, Member(shot.row, done), points, base))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,23 +16,22 @@ import torch
 from torch import nn
 
 from pruning import methods, oneshot
-from pruning.errors import UserError
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.oneshot import Slimmed
 from pruning.training import EpochResult, Recipe
 from search.config import Config
 from search.study import Candidate
-from search.tasks import TaskError, Workload
+from search.tasks import Workload
 from search.trial import latency
+from search.trial.attempts import Report, guarded
 from search.trial.base_model import BaseModel, problem
-from search.trial.memory import free, keep_kernels
+from search.trial.memory import keep_kernels
 from search.trial.states import REPAIRED, TUNED, WHOLE, Repaired, scored_epochs
 
-Report = dict[str, Any]
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
 Open = Callable[[Config, BaseModel, str], Any]
-Body = Callable[[Any, Candidate], Iterator[Report]]
+Body = Callable[[Any, Any], Iterator[Report]]
 """A trial: (what its worker opened once, what to run) → reports, the last with a `status`."""
 
 
@@ -83,36 +83,9 @@ class TrialContext:
 
 
 def run(work: TrialContext, candidate: Candidate) -> Iterator[Report]:
-    """Reports of one trial: after the cut, after each epoch, and last one with a `status`.
-
-    Running out of memory is tried again once with half the batch; what else a network does wrong
-    is a report with status failed and the reason. An error of the GPU itself is raised.
-    """
-    recipe = work.config.finetune.recipe()
-    try:
-        try:
-            yield from _attempt(work, candidate, recipe)
-            return
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error) or not work.task.halves:
-                raise
-        # not sooner: the error holds the frames of the attempt, and they what it has on the device
-        free(work.device)
-        half = replace(recipe, batch=max(1, recipe.batch // 2))
-        reason = f"out of memory; ran with batch {half.batch} instead of {recipe.batch}"
-        yield from _attempt(work, candidate, half, reason)
-        return
-    except UserError:
-        raise  # a disk that is full or the like: the next trial would meet it too
-    except TaskError as error:
-        failure = str(error)
-    except Exception as error:
-        if isinstance(error, torch.AcceleratorError) and not out_of_memory(error):
-            raise  # what follows one on a GPU fails as well: this process is of no more use
-        first = next(iter(str(error).splitlines()), "")
-        failure = f"{type(error).__name__}: {first}"
-    free(work.device)
-    yield {"status": "failed", "reason": failure}
+    """Reports of one trial: after the cut, after each epoch, and last one with a `status`."""
+    attempt = partial(_attempt, work, candidate)
+    return guarded(attempt, work.config.finetune.recipe(), work.device, halves=work.task.halves)
 
 
 def seed_of(config: Config, arch_hash: str) -> int:
@@ -199,11 +172,3 @@ def _attempt(
 
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        sign in str(error)
-        # ALLOC_FAILED: of cuBLAS and cuDNN
-        for sign in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    )

@@ -22,7 +22,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
 from pruning.training.recipe import Recipe
 from search import runner
-from search.backend import final, retrain
+from search.backend import final
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front
@@ -30,6 +30,7 @@ from search.study.candidate import Candidate
 from search.study.factory import make_study
 from search.trial import base_model, trial
 from search.trial.base_model import BaseModel
+from search.trial.final_training import Training
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes
@@ -115,7 +116,7 @@ def attempt(
 def measure(config: Config, base: BaseModel, rows: Any, share: Any, say: Any) -> list[final.Member]:
     members = [rows[i] for i in front.front(front.points_of(rows))]
     return [
-        final.Member(r, (retrain.Training(0, r.score_val, r.score_val, 2.0, 0.0, r.checkpoint),))
+        final.Member(r, (Training(0, r.score_val, r.score_val, 2.0, 0.0, r.checkpoint),))
         for r in members
     ]
 

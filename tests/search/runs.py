@@ -13,13 +13,13 @@ from pruning.models import checkpoint
 from pruning.models.checkpoint import ModelInfo
 from pruning.models.registry import resolve
 from search.backend.final import Member
-from search.backend.retrain import Training
 from search.config.schema import Config
 from search.frontier import points
 from search.pareto import Metric, front
 from search.storage import files, record
 from search.storage.ledger import Ledger
 from search.storage.row import Row, Status, arch_hash, trial_id
+from search.trial.final_training import Training
 from tests.search.spaces import accuracy, network
 
 GRAPH, COST, LATTICE = network("digits")

@@ -22,7 +22,7 @@ import pytest
 
 from pruning.errors import UserError
 from search.backend import timeout
-from search.backend.searcher import FrontierSearcher
+from search.backend.searcher import RETRIES, End, FrontierSearcher
 from search.report import watching
 from search.storage import files, results
 from search.storage.ledger import Ledger
@@ -121,7 +121,7 @@ def test_rows_carry_the_reasons_of_scheduler_and_watchdog(tmp_path: Path) -> Non
     searcher = make_searcher(tmp_path)
     for name in "abcd":
         searcher.suggest(name)
-        searcher.reasons[name] = f"known of {name}"
+        searcher.ends[name] = End(f"known of {name}")
     searcher.on_trial_complete("a", error=True)
     searcher.on_trial_complete("b", {"score_val": 0.4, "epochs": 3.0})
     searcher.on_trial_complete("c", {"score_val": 0.4, "reason": "half the batch"})
@@ -136,22 +136,37 @@ def test_rows_carry_the_reasons_of_scheduler_and_watchdog(tmp_path: Path) -> Non
     assert (rows[1].score_val, rows[1].epochs) == (0.4, 3.0), "partial values are kept"
 
 
+def test_a_trial_whose_worker_dies_comes_again_and_not_for_ever(tmp_path: Path) -> None:
+    searcher = make_searcher(tmp_path)
+    first = searcher.suggest("try 0")
+    for k in range(RETRIES):
+        searcher.ends[f"try {k}"] = End("it died", retry=True)
+        searcher.on_trial_complete(f"try {k}", error=True)
+        searcher.on_trial_complete(f"try {k}", error=True)  # Tune may tell of one death twice
+        assert not Ledger(tmp_path).rows()
+        assert searcher.suggest(f"try {k + 1}") == first, "before anything new"
+    searcher.ends[f"try {RETRIES}"] = End("it died", retry=True)
+    searcher.on_trial_complete(f"try {RETRIES}", error=True)
+    assert searcher.suggest("next") != first
+    (row,) = Ledger(tmp_path).rows()
+    assert (row.trial_id, row.status, row.reason) == (first["trial_id"], "failed", "it died")
+
+
 def test_the_watchdog_kills_what_is_late_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[str] = []
     now = [0.0]
     monkeypatch.setattr(timeout.ray, "kill", killed.append)
     monkeypatch.setattr(timeout.time, "monotonic", lambda: now[0])
-    reasons: dict[str, str] = {}
-    watch = timeout.Watchdog(10.0, reasons)
+    ends: dict[str, End] = {}
+    watch = timeout.Watchdog(10.0, ends, "too long")
     trials: list[Any] = [
         SimpleNamespace(
             trial_id=name,
-            max_failures=1,
             temporary_state=SimpleNamespace(ray_actor=f"actor {name}"),
         )
         for name in ("late", "done", "failed", "retried", "young")
     ]
-    late, done, failed, retried, young = trials
+    _, done, failed, retried, young = trials
     for one in trials[:4]:
         watch.on_trial_start(0, trials, one)
     watch.on_trial_complete(0, trials, done)
@@ -165,8 +180,7 @@ def test_the_watchdog_kills_what_is_late_and_nothing_else(monkeypatch: pytest.Mo
     now[0] = 10.5
     watch.on_step_end(0, trials)
     watch.on_step_end(0, trials)
-    assert killed == ["actor late"] and late.max_failures == 0 and young.max_failures == 1
-    assert reasons == {"late": "exceeded search.trial_timeout_s, 10 s"}
+    assert killed == ["actor late"] and ends == {"late": End("too long", retry=False)}
 
 
 def of_ray(temp: str) -> list[int]:

@@ -12,12 +12,12 @@ import pytest
 
 from search.backend import TrialResources
 from search.backend.final import Member
-from search.backend.retrain import Training
 from search.config.schema import Config
 from search.pareto import Metric
 from search.session import Session
 from search.storage import results
 from search.storage.ledger import Ledger
+from search.trial.final_training import Training
 from tests.search import runs
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
@@ -25,7 +24,10 @@ from search.config import loader as configuration
 from search.config.schema import Config
 from search.storage.ledger import Ledger
 from search.study.candidate import Candidate
+from search.trial import final_training
 from search.trial.base_model import BaseModel
+from search.trial.final_training import Job, Training
+from tests.search import runs
 
 DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
 
@@ -146,47 +148,95 @@ def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
     assert rows[ALWAYS_DIES].status == "failed"
     assert rows[ALWAYS_DIES].reason
     tries = {n: len(list(tmp_path.glob(f"{n}-*"))) for n in rows}
-    assert tries.pop(ALWAYS_DIES) >= 3  # one death may count as several, and be forgiven
+    assert tries.pop(ALWAYS_DIES) == 3
     assert tries == {n: 2 if n == DIES_ONCE else 1 for n in tries}
 
 
-class Quick:
-    """Stands for the actor that trains a member."""
+def jobs_of(count: int) -> list[Job]:
+    one = runs.make_rows(1)[0]
+    return [Job(replace(one, trial_id=f"{i:05d}-x"), 0) for i in range(count)]
 
-    def __init__(self, config: Config, base: BaseModel) -> None: ...
 
-    def ready(self) -> None: ...
+def train_all(config: Config, jobs: list[Job], slots: int, quick: Any) -> list[str]:
+    """What is said meanwhile."""
+    said: list[str] = []
+    share, base = cluster.TrialResources(1.0, 0.0, slots), cast(BaseModel, None)
+    retrain.train_all(config, base, [[], jobs, []], share, said.append, given, quick)
+    return said
 
-    def train(self, row: Any, k: int) -> None: ...
+
+def given(config: Config, base: BaseModel, device: str) -> Config:
+    return config
+
+
+def quick(config: Config, job: Job) -> Iterator[dict[str, Any]]:
+    """By its number a training kills its worker once, hangs, raises, or is stored."""
+    mark = Path(config.out, job.row.trial_id)
+    before = mark.read_text() if mark.exists() else ""
+    mark.write_text(before + "tried\n")
+    yield {"epochs": 0.5}
+    if job.row.number == 1 and not before:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.row.number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.row.number == 3:
+        raise ValueError("broken on purpose")
+    if job.row.number == 4:
+        time.sleep(600)
+    training = Training(0, 0.5, 0.5, 1.0, 1.0, f"weights of {os.getpid()}")
+    final_training.store(config, job.row, job.k, training)
+    yield {"status": "complete"}
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_final_trainings_end_though_fewer_fit_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_final_trainings_fail_each_by_itself(tmp_path: Path) -> None:
     """Four at a time when the search began, room for two now: who is done makes room."""
-    monkeypatch.setattr(retrain, "Trainer", Quick)
-    jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(4)]
-    base: Any = None
-    arguments = (Config(), base, jobs, cluster.TrialResources(1.0, 0.0, 4), print)
-    thread = threading.Thread(target=retrain.train_all, args=arguments, daemon=True)
-    thread.start()
-    thread.join(240)
-    assert not thread.is_alive(), "actors wait for each other's CPUs"
+    config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=4"])
+    (tmp_path / "run.json").touch()
+    jobs = jobs_of(7)
+    said = [line for line in train_all(config, jobs, 4, quick) if "failed" in line]
+    assert sorted(said) == [
+        "00002-x: final training 0 failed (the trial's worker failed: The actor died "
+        "unexpectedly before finishing this task.)",
+        "00003-x: final training 0 failed (ValueError: broken on purpose)",
+        "00004-x: final training 0 failed (not done after 4 s)",
+    ]
+    tried = [(tmp_path / job.row.trial_id).read_text().count("tried") for job in jobs]
+    assert tried == [1, 2, 3, 1, 1, 1, 1]
+    done = [final_training.stored(config, *job) for job in jobs]
+    assert [training is not None for training in done] == [True, True] + 3 * [False] + 2 * [True]
 
 
-class Hanging(retrain.Trainer):
-    """Without data and base model."""
+@pytest.mark.usefixtures("ray_local")
+def test_later_final_trainings_take_the_workers_of_the_first(tmp_path: Path) -> None:
+    """And see what these have left."""
+    config = configuration.load([f"--out={tmp_path}"])
+    (tmp_path / "run.json").touch()
+    jobs = jobs_of(1) + [Job(jobs_of(1)[0].row, k) for k in (1, 2)]
 
-    def __init__(self, config: Config, base: BaseModel) -> None:
-        self.work: Any = SimpleNamespace(config=config, device="cpu")
-        retrain._train = hang  # in this actor's process
+    def batches() -> Iterator[list[Job]]:
+        for job in jobs:
+            yield [job]
+            assert final_training.stored(config, *job), "the next one waits for its end"
+
+    share, base = cluster.TrialResources(1.0, 0.0, 2), cast(BaseModel, None)
+    retrain.train_all(config, base, batches(), share, print, given, quick)
+    done = [final_training.stored(config, *job) for job in jobs]
+    assert len({training.checkpoint for training in done if training}) == 1, "one process"
 
 
-def hang(work: Any, row: Any, k: int) -> retrain.Training:
-    with Path(work.config.out, row.trial_id).open("a") as file:
-        file.write("tried\n")
-    if row.trial_id == "00000-x":
-        time.sleep(600)
-    return retrain.Training(k, 0.5, 0.5, 1.0, 1.0, "weights")
+@pytest.mark.usefixtures("ray_local")
+def test_no_final_training_where_none_can_succeed(tmp_path: Path) -> None:
+    config = configuration.load([f"--out={tmp_path}"])
+    (tmp_path / "run.json").touch()
+    with pytest.raises(UserError, match="disk full"):
+        train_all(config, jobs_of(3), 1, full_disk)
+    assert not (tmp_path / "finals").exists()
+
+
+def full_disk(config: Config, job: Job) -> Iterator[dict[str, Any]]:
+    raise UserError("disk full; free some")
+    yield {}
 
 
 @pytest.mark.parametrize(
@@ -198,25 +248,6 @@ def test_the_time_of_a_final_training(
 ) -> None:
     loaded = configuration.load([f"--finetune.epochs={trial}", "--search.trial_timeout_s=10"])
     config = replace(loaded, search=replace(loaded.search, final_epochs=training))
-    assert retrain.longest(config) == seconds
+    assert final_training.longest(config) == seconds
     config = replace(config, search=replace(config.search, trial_timeout_s=None))
-    assert retrain.longest(config) is None
-
-
-@pytest.mark.usefixtures("ray_local")
-def test_a_final_training_that_hangs_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=1"])
-    monkeypatch.setattr(retrain, "Trainer", Hanging)
-    jobs: Any = [(SimpleNamespace(trial_id=f"{i:05d}-x"), 0) for i in range(2)]
-    said: list[str] = []
-    base: Any = None
-    retrain.train_all(config, base, jobs, cluster.TrialResources(1.0, 0.0, 1), said.append)
-    assert [line for line in said if "failed" in line] == [
-        "00000-x: final training 0 failed (not done after 1 s)"
-    ]
-    assert (tmp_path / "00000-x").read_text() == "tried\n", "once is enough"
-    assert retrain.stored(config, *jobs[0]) is None
-    done = retrain.stored(config, *jobs[1])
-    assert done is not None and done.val == 0.5
+    assert final_training.longest(config) is None

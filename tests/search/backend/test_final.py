@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 
 from search.backend import cluster, final, retrain
-from search.backend.retrain import Training
 from search.config import loader as configuration
 from search.storage.ledger import Ledger
+from search.trial import final_training
+from search.trial.final_training import Training
 from tests.search import runs
 
 
@@ -30,10 +33,10 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     base.channel_graph = lambda: runs.GRAPH
     trained = []
 
-    def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
-        for row, k in jobs:
+    def train_all(config: Any, base: Any, batches: Any, share: Any, say: Any) -> None:
+        for row, k in itertools.chain.from_iterable(batches):
             trained.append(row.trial_id)
-            retrain.store(config, row, k, Training(k, 0.9, 0.9, 1.0, 1.0, "x"))
+            final_training.store(config, row, k, Training(k, 0.9, 0.9, 1.0, 1.0, "x"))
 
     monkeypatch.setattr(retrain, "train_all", train_all)
     members = final.measure(
@@ -70,20 +73,35 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     assert any("no final training" in line for line in said)
 
 
-def test_a_final_training_tries_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_final_training_tries_half_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = []
 
-    def attempt(work: Any, row: Any, k: int, recipe: Any) -> str:
+    def train(work: Any, job: Any, recipe: Any) -> Iterator[dict[str, Any]]:
         batches.append(recipe.batch)
+        yield {"epochs": 1.0}
         if len(batches) == 1:
             raise MemoryError
-        return "trained"
+        return Training(0, 0.9, 0.9, 1.0, 1.0, "x")
 
-    monkeypatch.setattr(retrain, "_attempt", attempt)
-    config = configuration.load(["digits", "--finetune.batch=64"])
+    monkeypatch.setattr(final_training, "_train", train)
+    config = configuration.load(["digits", f"--out={tmp_path}/run", "--finetune.batch=64"])
     work: Any = SimpleNamespace(config=config, device="cpu")
-    assert retrain._train(work, runs.make_rows(1)[0], 0) == "trained"
+    job = final_training.Job(runs.make_rows(1)[0], 0)
+    *_, last = final_training.run(work, job)
     assert batches == [64, 32]
+    assert last["status"] == "complete" and "batch 32 instead of 64" in last["reason"]
+    (last,) = final_training.run(work, job)
+    assert last["status"] == "complete" and batches == [64, 32], "what is stored is done"
+
+
+def test_a_job_passes_through_tune_whole() -> None:
+    """Also one-shot networks, whose names have no number."""
+    row = replace(runs.make_rows(2)[1], trial_id="oneshot-peel-50-abc")
+    for k in (final_training.OWN, 3):
+        job = final_training.Job(row, k)
+        assert final_training.Job.from_config(job.to_config()) == job
 
 
 def test_seconds_are_those_of_the_search_s_own_trainings(tmp_path: Path) -> None:
@@ -91,7 +109,7 @@ def test_seconds_are_those_of_the_search_s_own_trainings(tmp_path: Path) -> None
     row = runs.make_rows(1)[0]
     Ledger(config.out).write(row)
     for k, owner in ((0, row), (1, row), (0, replace(row, trial_id="oneshot-peel"))):
-        retrain.store(config, owner, k, Training(k, 0.9, 0.9, 1.0, 2.5, "x"))
+        final_training.store(config, owner, k, Training(k, 0.9, 0.9, 1.0, 2.5, "x"))
     assert final.seconds(config) == 5.0
     (tmp_path / "run" / "finals" / f"{row.trial_id}-9-1.json").write_text("damaged")
     assert final.seconds(config) == 5.0
@@ -110,11 +128,11 @@ def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.M
     base.channel_graph = lambda: runs.GRAPH
     trained: list[tuple[str, int]] = []
 
-    def train_all(config: Any, base: Any, jobs: Any, share: Any, say: Any) -> None:
-        for row, k in jobs:
+    def train_all(config: Any, base: Any, batches: Any, share: Any, say: Any) -> None:
+        for row, k in itertools.chain.from_iterable(batches):
             trained.append((row.trial_id, k))
             val = row.score_val + (0.002 if k % 2 else -0.002)
-            retrain.store(config, row, k, Training(k, val, val, 1.0, 1.0, "x"))
+            final_training.store(config, row, k, Training(k, val, val, 1.0, 1.0, "x"))
 
     monkeypatch.setattr(retrain, "train_all", train_all)
     members = final.measure(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +7,8 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from search.backend.scheduler import FrontierScheduler, Halving, deaths, error_line, make, rungs
+from search.backend.scheduler import FrontierScheduler, Halving, error_line, make, rungs
+from search.backend.searcher import End
 from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.strata import Strata
@@ -103,8 +103,6 @@ def tune_trial(tmp_path: Path, number: int = 0) -> SimpleNamespace:
         trial_id=f"tune{number}",
         config={"trial_id": f"{number:05d}-x"},
         error_file=None,
-        should_recover=lambda: False,
-        num_failures=1,
     )
 
 
@@ -114,15 +112,15 @@ def make_study(folder: Path) -> Study:
 
 
 def test_tune_s_reports_are_judged_by_the_macs_of_their_widths(tmp_path):
-    study, reasons = make_study(tmp_path), {}
-    scheduler = FrontierScheduler(Halving([1], STRATA, 2), None, study, reasons)
+    study, ends = make_study(tmp_path), {}
+    scheduler = FrontierScheduler(Halving([1], STRATA, 2), None, study, ends)
     assert scheduler.metric is None, "Tune would demand a metric in every report"
     report = {"widths": study.space.graph.widths.tolist(), "epochs": 1.0, "score_val": 0.9}
     first, second, third = (tune_trial(tmp_path, i) for i in range(3))
     assert scheduler.on_trial_result(None, first, report) == CONTINUE
     assert scheduler.on_trial_result(None, second, report | {"epochs": 0.0}) == CONTINUE
     assert scheduler.on_trial_result(None, second, report | {"score_val": 0.2}) == STOP
-    assert "rank 2 of 2 near 100% of the MACs" in reasons["tune1"]
+    assert "rank 2 of 2 near 100% of the MACs" in ends["tune1"].reason
     assert scheduler.on_trial_result(None, third, report | {"status": "complete"}) == CONTINUE
     assert scheduler.on_trial_result(None, third, {"epochs": 1.0}) == CONTINUE
     narrow = report | {"widths": study.lat.low.tolist(), "score_val": 0.1}
@@ -175,16 +173,6 @@ def test_a_resumed_search_knows_what_was_reported(tmp_path):
             assert scheduler.on_trial_result(None, twin, report | {"epochs": 0.0}) == STOP
 
 
-def test_a_death_that_counts_twice_is_one(tmp_path):
-    trial = tune_trial(tmp_path)
-    trial.error_file = str(tmp_path / "error.txt")
-    seconds = ("01", "01", "30", "31")
-    lines = [f"Failure # {i} (occurred at 2026-01-02_03-04-{s})\nx" for i, s in enumerate(seconds)]
-    Path(trial.error_file).write_text("\n".join(lines))
-    assert deaths(trial) == 2
-    assert deaths(tune_trial(tmp_path)) == 0
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -208,13 +196,12 @@ def test_a_dead_worker_s_reason_is_one_line(tmp_path, text, expected):
         trial.error_file = str(tmp_path / "error.txt")
         Path(trial.error_file).write_text(text)
     assert error_line(trial) == expected
-    reasons = {"tune0": "exceeded the limit"}
-    scheduler = FrontierScheduler(Halving([], STRATA), None, make_study(tmp_path), reasons)
+    ends = {"tune0": End("exceeded the limit")}
+    scheduler = FrontierScheduler(Halving([], STRATA), None, make_study(tmp_path), ends)
     scheduler.on_trial_error(None, trial)
-    assert reasons["tune0"] == "exceeded the limit", "what is known before is better"
+    assert ends["tune0"] == End("exceeded the limit"), "what is known before is better"
     scheduler.on_trial_error(None, trial := tune_trial(tmp_path, 1))
-    assert reasons["tune1"].startswith("the trial's worker failed")
-    json.dumps(reasons)
+    assert ends["tune1"] == End("the trial's worker failed: see its log", retry=True)
 
 
 def test_rows_of_another_kind_are_not_rung_zero():
