@@ -19,7 +19,7 @@ from pruning.data import Samples, arguments, few, first
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Cost, Keep, cut, lattice, plain, trace
 from pruning.methods import Method, Problem, State, get
-from pruning.models import ModelInfo, accepting, save, settle
+from pruning.models import ModelInfo, accepting, registry, save, settle
 from pruning.reconstruction import (
     compensate_layers,
     error_feedback,
@@ -81,8 +81,7 @@ class Slimmed:
         name; another is handed in whole, `load(path, base=network)`.
         """
         shape = self.graph.input_shape
-        named = type(self.model)
-        name, args = getattr(self.model, "origin", (f"{named.__module__}:{named.__qualname__}", {}))
+        name, args = getattr(self.model, "origin", (registry.handed_in(self.model), {}))
         first = next(self.model.parameters())
         with torch.no_grad(), evaluation_mode(self.model):
             outputs = self.model(first.new_zeros(1, *shape))

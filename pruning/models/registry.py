@@ -106,6 +106,11 @@ def _call(factory: Callable[..., Any], spec: str, args: Mapping[str, Any]) -> An
         ) from error
 
 
+def handed_in(model: nn.Module) -> str:
+    """ "user:CLASS", by which files speak of a network that has no name to build it by."""
+    return f"{USER}:{type(model).__name__}"
+
+
 def runs_code(spec: str) -> bool:
     """Whether a network's name makes `resolve` import a module, and so needs consent."""
     return spec.rpartition(":")[0] not in (*SOURCES, USER)

@@ -50,7 +50,7 @@ def network_of(model: nn.Module) -> nn.Module:
 
 def name_of(model: nn.Module) -> str:
     """ "user:CLASS", by which a run's files speak of a network that was handed in."""
-    return f"{registry.USER}:{type(_unwrapped(model)).__name__}"
+    return registry.handed_in(_unwrapped(model))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -59,7 +59,7 @@ def test_finding_8_8_a_network_of_the_users_comes_back_by_base(tmp_path: Path) -
     again = pruning.load(file, base=net)
     x = torch.randn(4, 3, 8, 8)
     torch.testing.assert_close(again(x), found.model(x), rtol=0, atol=1e-6)
-    with pytest.raises(pruning.UserError, match="trust=True in Python"):
+    with pytest.raises(pruning.UserError, match="user:Own was handed in by a program"):
         pruning.load(file)
 
 

@@ -201,9 +201,14 @@ def test_a_run_with_the_columns_names_of_old_reads_as_it_did(run: Path) -> None:
     for file in (run / "trials").iterdir():
         row = json.loads(file.read_text())
         file.write_text(json.dumps({old.get(name, name): value for name, value in row.items()}))
+    record = json.loads((run / "run.json").read_text())
+    older = {old.get(name, name): value for name, value in record.items()}
+    assert older.keys() - record.keys() == {"base_top1_val", "base_top1_test"}
+    (run / "run.json").write_text(json.dumps(older))
     assert "top1_recalibrated" in row or "top1_val" in file.read_text()
     assert Ledger(run).rows() == rows
     again = results.read(str(run))
     assert again.points == found.points and again.rows == found.rows
+    assert again.record == found.record
     Ledger(run).compact()
     assert "score_repaired" in pq.read_table(run / "trials.parquet").column_names
