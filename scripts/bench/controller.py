@@ -15,8 +15,9 @@ from pruning.graph.tracing import trace
 from pruning.graph.widths import lattice
 from pruning.models import registry
 from search.pareto.strata import Strata
+from search.storage import Outcome
 from search.storage.ledger import Ledger
-from search.study.candidate import Outcome, StudyOptions
+from search.study.candidate import StudyOptions
 from search.study.study import Study
 from search.study.width_space import WidthSpace
 

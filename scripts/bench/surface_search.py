@@ -17,8 +17,8 @@ from pruning.models import registry
 from search.pareto import front
 from search.pareto.strata import Strata, even
 from search.storage.ledger import Ledger
-from search.storage.row import Row
-from search.study.candidate import Candidate, Outcome, Seed, StudyOptions
+from search.storage.row import Outcome, Row
+from search.study.candidate import Candidate, Seed, StudyOptions
 from search.study.study import Study
 from search.study.warm_start import LEVELS
 from search.study.width_space import WidthSpace

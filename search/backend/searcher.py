@@ -11,8 +11,8 @@ from ray.tune.search import Searcher
 
 from pruning.errors import UserError
 from search.pareto import Patience
-from search.storage import STATUSES
-from search.study import Outcome, Study
+from search.storage import STATUSES, Outcome
+from search.study import Study
 from search.trial import FATAL
 
 ALIKE = 8  # trials in a row that fail for one reason, before the search ends

@@ -14,6 +14,7 @@ from .results import read_points as read_points
 from .results import read_record as read_record
 from .results import score as score
 from .row import STATUSES as STATUSES
+from .row import Outcome as Outcome
 from .row import Row as Row
 from .row import Status as Status
 from .row import arch_hash as arch_hash

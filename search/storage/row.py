@@ -77,29 +77,21 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One finished trial. Scores are the metric's or None; times in seconds; `macs` achieved.
+class Outcome:
+    """How a trial ended. Scores are the metric's or None, times in s; widths as achieved.
 
-    `curve` is the score on val after each epoch; the last epoch can be a part of one.
-    `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
-    asked_macs. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
+    curve: score on val after each epoch; the last epoch can be a part of one.
     """
 
-    trial_id: str
-    arch_hash: str
-    method: str
-    proposal: Mapping[str, Any]
-    widths: tuple[int, ...]
-    macs: int
-    params: int
+    status: Status
+    reason: str = ""
+    widths: tuple[int, ...] | None = None
     score_pruned: float | None = None
     score_repaired: float | None = None
     score_val: float | None = None
     state: str = ""
     curve: tuple[float, ...] = ()
     epochs: float = 0.0
-    status: Status
-    reason: str = ""
     seed: int = 0
     prune_s: float = 0.0
     finetune_s: float = 0.0
@@ -108,6 +100,23 @@ class Row:
     device: str = ""
     checkpoint: str = ""
     started_at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Outcome):
+    """One finished trial: what it was, and how it ended; `macs` and `params` as achieved.
+
+    `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
+    asked_macs. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
+    """
+
+    trial_id: str
+    arch_hash: str
+    method: str
+    proposal: Mapping[str, Any]
+    widths: tuple[int, ...] = dataclasses.field()  # a row without any has an empty one
+    macs: int
+    params: int
 
     @property
     def number(self) -> int:

@@ -1,6 +1,5 @@
 from . import limits as limits
 from .candidate import Candidate as Candidate
-from .candidate import Outcome as Outcome
 from .ehvi.finalists import finalists as finalists
 from .factory import make_study as make_study
 from .screening import Screening as Screening

@@ -1,4 +1,4 @@
-"""What passes between study and trial, as plain data: seeds, limits, candidates, outcomes."""
+"""What passes from study to trial, as plain data: seeds, limits, candidates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from pruning.graph import Cost
 from search.pareto import TOP1, Metric, Strata
-from search.storage import Row, Status
+from search.storage import Outcome, Row
 
 _NESTED = ("scalars", "params")
 
@@ -176,29 +176,3 @@ class Candidate:
         if values["widths"] is not None:
             values["widths"] = tuple(int(w) for w in values["widths"])
         return cls(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a trial ended. Scores are the metric's, times in s; widths and costs as achieved.
-
-    curve: score on val after each epoch.
-    """
-
-    status: Status
-    reason: str = ""
-    widths: tuple[int, ...] | None = None
-    score_pruned: float | None = None
-    score_repaired: float | None = None
-    score_val: float | None = None
-    state: str = ""
-    curve: tuple[float, ...] = ()
-    epochs: float = 0.0
-    seed: int = 0
-    prune_s: float = 0.0
-    finetune_s: float = 0.0
-    wall_s: float = 0.0
-    host: str = ""
-    device: str = ""
-    checkpoint: str = ""
-    started_at: str = ""

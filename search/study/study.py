@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 
 from pruning.graph import Cost, Lattice
 from search.pareto import Patience, front
-from search.storage import Ledger, Row, arch_hash, trial_id
+from search.storage import Ledger, Outcome, Row, arch_hash, trial_id
 from search.study import samplers
-from search.study.candidate import Candidate, Outcome, Proposal, Seed, StudyOptions
+from search.study.candidate import Candidate, Proposal, Seed, StudyOptions
 from search.study.ehvi import TRIAL_ID, WARM
 from search.study.proposer import Proposer
 from search.study.width_space import RATIO, Params, Space, complete

@@ -13,8 +13,7 @@ from search.config.schema import SearchConfig
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.storage.ledger import Ledger
-from search.storage.row import Row
-from search.study.candidate import Outcome
+from search.storage.row import Outcome, Row
 from search.study.study import Study
 from search.study.width_space import WidthSpace
 from tests.search.spaces import accuracy, network

@@ -12,7 +12,8 @@ from pruning.errors import UserError
 from search.backend.searcher import ALIKE, FrontierSearcher, outcome_of
 from search.pareto import Patience, front
 from search.storage.ledger import Ledger
-from search.study.candidate import Candidate, Outcome, StudyOptions
+from search.storage.row import Outcome
+from search.study.candidate import Candidate, StudyOptions
 from search.study.study import Study
 from search.study.width_space import WidthSpace
 from tests.search.spaces import accuracy, network

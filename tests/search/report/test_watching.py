@@ -21,7 +21,7 @@ from search.pareto import reference_point
 from search.report import watching
 from search.storage import Ledger, live
 from search.storage import files as storage
-from search.study.candidate import Outcome
+from search.storage.row import Outcome
 from search.study.study import Study
 from search.study.width_space import WidthSpace
 from tests.search import runs

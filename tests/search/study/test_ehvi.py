@@ -11,7 +11,8 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from search.pareto import front
 from search.pareto.front import Reference
 from search.storage.ledger import Ledger
-from search.study.candidate import Limits, Outcome, Seed, StudyOptions
+from search.storage.row import Outcome
+from search.study.candidate import Limits, Seed, StudyOptions
 from search.study.ehvi import Inputs, Networks, Surrogate, gaussian_process, sampler
 from search.study.ehvi.improvement import Steps
 from search.study.study import Study

@@ -12,9 +12,10 @@ from pruning.methods import Problem
 from search.config.schema import SearchConfig
 from search.pareto.strata import Strata
 from search.storage.ledger import Ledger
+from search.storage.row import Outcome
 from search.study import limits as limiting
 from search.study import spaces, warm_start
-from search.study.candidate import Outcome, StudyOptions
+from search.study.candidate import StudyOptions
 from search.study.study import Study
 from tests.search.spaces import accuracy, network
 

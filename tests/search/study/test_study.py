@@ -12,8 +12,8 @@ from pruning.graph.widths import fit, uniform
 from search.pareto import front
 from search.pareto.strata import Strata, alike
 from search.storage.ledger import Ledger
-from search.storage.row import arch_hash
-from search.study.candidate import Candidate, Limits, Outcome, Seed, StudyOptions
+from search.storage.row import Outcome, arch_hash
+from search.study.candidate import Candidate, Limits, Seed, StudyOptions
 from search.study.method_space import MethodSpace, MixedSpace
 from search.study.samplers import NAMES, WINDOW
 from search.study.study import Study
