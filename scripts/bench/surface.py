@@ -85,7 +85,7 @@ class Surface:
         return np.maximum(CHANCE, BEST - lost)
 
     def curve(self, widths: Sequence[int]) -> Array:
-        """Top-1 [EPOCHS + 1] of one network at rung 0 and after each epoch."""
+        """Top-1 [EPOCHS + 1] of one network before training and after each epoch."""
         W = np.array([widths])
         first, last = self.recalibrated(W)[0], self.end(W)[0]
         epochs = np.arange(EPOCHS + 1)

@@ -3,7 +3,7 @@
 A rung is a number of epochs. All that reached a rung are put in order by non-dominated sort on
 (MACs, accuracy), the least crowded first within a rank, and a trial goes on if it is among the
 first 1/factor of those with about its MACs, or the best of its part of the MAC range. So the cheap
-end is never starved, and no part of the range stays empty. Rung 0, before any gradient step, is
+end is never starved, and no part of the range stays empty. Scores before any gradient step are
 judged otherwise: screening.py.
 
 Schmucker et al., Multi-objective asynchronous successive halving (2021).

@@ -1,4 +1,4 @@
-"""Rung 0, the score before any gradient step, beside the score at the end."""
+"""Accuracy of repaired networks, before any gradient step, beside that at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Correlation:
 
 def remarks(rows: Sequence[Row], base_macs: int, metric: Metric = TOP1) -> Iterator[str]:
     """What the user of a run should know of it, in lines; none where nothing is to be said."""
-    if (found := rung_correlation(rows)) is not None:
+    if (found := early_and_late(rows)) is not None:
         yield str(found)
     trained = sorted(
         (row.macs, metric.gain(row.score_val) - metric.gain(row.score_repaired))
@@ -53,11 +53,11 @@ def remarks(rows: Sequence[Row], base_macs: int, metric: Metric = TOP1) -> Itera
         )
 
 
-def rung_correlation(rows: Iterable[Row]) -> Correlation | None:
+def early_and_late(rows: Iterable[Row]) -> Correlation | None:
     """Of score_repaired and score_val over complete, trained rows; None for fewer than four.
 
-    Over all MACs it would be high whatever rung 0 is worth: wide networks are better at both. Where
-    rung 0 decided who goes on it reads low: only the best of it are complete.
+    Over all MACs it would be high whatever the early score is worth: wide networks are better at
+    both. Where the early score decided who goes on it reads low: only its best are complete.
     """
     done = sorted(
         (row.macs, row.score_repaired, row.score_val)

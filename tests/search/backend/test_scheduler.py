@@ -203,7 +203,7 @@ def test_a_dead_worker_s_reason_is_one_line(tmp_path, text, expected):
     assert ends["tune1"] == End("the trial's worker failed: see its log", retry=True)
 
 
-def test_rows_of_another_kind_are_not_rung_zero():
+def test_rows_of_another_kind_are_compared_with_none():
     halving = Halving(rungs(10), STRATA)
     common = {"arch_hash": "x", "method": "uniform", "proposal": {}, "widths": (), "params": 1}
     rows = [

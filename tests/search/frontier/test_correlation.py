@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.frontier.correlation import STRATUM, remarks, rung_correlation
+from search.frontier.correlation import STRATUM, early_and_late, remarks
 from search.storage.row import Row
 
 
@@ -31,7 +31,7 @@ def test_within_one_stratum_it_is_scipy_s():
     rng = np.random.default_rng(0)
     early = rng.random(STRATUM)
     late = early + 0.3 * rng.random(STRATUM)
-    found = rung_correlation(rows(early.tolist(), late.tolist()))
+    found = early_and_late(rows(early.tolist(), late.tolist()))
     assert found.trials == STRATUM
     assert found.spearman == pytest.approx(stats.spearmanr(early, late).statistic)
     assert found.kendall == pytest.approx(stats.kendalltau(early, late).statistic)
@@ -44,19 +44,19 @@ def test_macs_alone_make_no_correlation():
     trend = macs // STRATUM * STRATUM / 800
     early, late = (trend + 0.001 * rng.random(800) for _ in range(2))
     assert stats.spearmanr(early, late).statistic > 0.99
-    found = rung_correlation(rows(early.tolist(), late.tolist(), macs))
+    found = early_and_late(rows(early.tolist(), late.tolist(), macs))
     assert abs(found.spearman) < 0.15 and abs(found.kendall) < 0.15
 
 
 def test_only_complete_trained_rows_with_both_numbers_count():
     values = [0.1, 0.2, 0.3, 0.4]
-    assert rung_correlation(rows(values, values)).spearman == pytest.approx(1)
-    assert rung_correlation(rows(values, values[::-1])).kendall == pytest.approx(-1)
+    assert early_and_late(rows(values, values)).spearman == pytest.approx(1)
+    assert early_and_late(rows(values, values[::-1])).kendall == pytest.approx(-1)
     for columns in ({"status": "stopped"}, {"status": "failed"}, {"epochs": 0.0}):
-        assert rung_correlation(rows(values, values, **columns)) is None
-    assert rung_correlation(rows(values[:3], values[:3])) is None
-    assert rung_correlation(rows(values, [None, 0.2, 0.3, 0.4])) is None
-    assert rung_correlation(rows([0.1] * 4, values)) is None, "no order at chance"
+        assert early_and_late(rows(values, values, **columns)) is None
+    assert early_and_late(rows(values[:3], values[:3])) is None
+    assert early_and_late(rows(values, [None, 0.2, 0.3, 0.4])) is None
+    assert early_and_late(rows([0.1] * 4, values)) is None, "no order at chance"
 
 
 def test_fine_tuning_that_costs_the_widest_accuracy_is_remarked():

@@ -1,4 +1,4 @@
-"""Which trials are fine-tuned, by what rung 0 promises."""
+"""Which trials are fine-tuned, by what their scores before that promise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFERENCE = front.Reference(MACS, 0.1)
 STRATA = Strata(0.0, 0.4, bins=2)  # below and above 10 % of the MACs
 
 
-def row(name: str, share: float, rung0: float, top1: float, status: Status = "complete") -> Row:
+def row(name: str, share: float, early: float, top1: float, status: Status = "complete") -> Row:
     return Row(
         trial_id=name,
         arch_hash=name,
@@ -27,7 +27,7 @@ def row(name: str, share: float, rung0: float, top1: float, status: Status = "co
         widths=(),
         macs=round(share * MACS),
         params=0,
-        score_repaired=rung0,
+        score_repaired=early,
         score_val=top1,
         epochs=1.0 if status == "complete" else 0.0,
         status=status,
@@ -40,7 +40,7 @@ def make(factor: float = 2, rows: list[Row] | None = None) -> Screening:
     return screening
 
 
-def ended(lift: Callable[[float, float], float] = lambda share, rung0: rung0) -> list[Row]:
+def ended(lift: Callable[[float, float], float] = lambda share, early: early) -> list[Row]:
     """A frontier with a gap between 30 and 80 % of the MACs."""
     points = [(0.12, 0.5), (0.2, 0.6), (0.25, 0.66), (0.3, 0.7), (0.8, 0.9), (0.9, 0.91)]
     return [row(f"r{i}", s, t, lift(s, t)) for i, (s, t) in enumerate(points)]
@@ -80,11 +80,11 @@ def test_a_trial_is_judged_once_and_nan_is_left_to_fail() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_end_is_foretold_from_rung_0_and_macs(seed: int) -> None:
+def test_the_end_is_foretold_from_the_early_score_and_macs(seed: int) -> None:
     """Where fine-tuning brings back much of what small networks lost."""
 
-    def end(share: float, rung0: float) -> float:
-        odds = np.log(rung0 / (1 - rung0)) + 1.0 - 0.5 * np.log(share)
+    def end(share: float, early: float) -> float:
+        odds = np.log(early / (1 - early)) + 1.0 - 0.5 * np.log(share)
         return float(1 / (1 + np.exp(-odds)))
 
     rng = np.random.default_rng(seed)
@@ -94,9 +94,10 @@ def test_the_end_is_foretold_from_rung_0_and_macs(seed: int) -> None:
     ]
     screening = make(rows=rows)
     trained = {r.trial_id: r.score_val or 0.0 for r in rows[:20]}
-    found = np.array(list(screening._foretell(trained, [r.trial_id for r in rows[20:]]).values()))
+    foretold = screening._foretell(trained, [r.trial_id for r in rows[20:]])
+    found = np.array([end for _, end in foretold.values()])
     assert np.abs(found - [r.score_val for r in rows[20:]]).max() < 0.02
-    assert np.abs(found - scores[20:]).max() > 0.2, "rung 0 itself is far from it"
+    assert np.abs(found - scores[20:]).max() > 0.2, "the early score itself is far from it"
 
 
 def test_what_goes_on_is_a_share_and_better_than_chance() -> None:
