@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ RUNS = (10, 300)  # fewest and most of them
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one batch in ms: median, and the interquartile range of `runs` runs."""
+    """Time of one batch in ms: median and interquartile range of `runs` runs."""
 
     batch: int
     median_ms: float
@@ -42,8 +42,8 @@ def of_model(
     """Latency of a model in eval mode, which moves to the device.
 
     example: the shape of an image (C, H, W), or a batch of inputs as the network is called, whose
-    first is repeated. Images are channels-last where its code can take it. On a GPU by CUDA events;
-    it must not be shared for the number to mean anything.
+    first is repeated. Images are channels-last where its code can take it. A GPU must not be shared
+    for the number to mean anything.
     """
     if isinstance(example, tuple) and all(isinstance(n, int) for n in example):
         model = settle(model, example, device).eval()
@@ -65,15 +65,22 @@ def of_call(
     `seconds`: about how long to measure, after a quarter of that to warm up.
     """
     seconds = MEASURE_S if seconds is None else seconds
-    timer = _cuda_time if device.startswith("cuda") else _cpu_time
-    warm = time.perf_counter() + seconds / 4
-    timer(call)  # a GPU loads its kernels in it: no guide to how long a run takes
-    first = timer(call)
-    while time.perf_counter() < warm:
-        first = timer(call)
-    runs = int(np.clip(1e3 * seconds / max(first, 1e-6), *RUNS))
-    times = np.array([timer(call) for _ in range(runs)])
-    low, median, high = np.percentile(times, [25, 50, 75])
+    wait = torch.cuda.synchronize if device.startswith("cuda") else None
+
+    def once() -> None:
+        call()
+        if wait:
+            wait()
+
+    # one run at a time: torch.utils.benchmark.Timer takes means over blocks of ten and more, which
+    # on a machine with other trials on it are up to twice the median of single runs
+    timer = timeit.Timer(once)
+    timer.timeit(1)  # a GPU loads its kernels in it: no guide to how long a run takes
+    first, until = timer.timeit(1), timeit.default_timer() + seconds / 4
+    while timeit.default_timer() < until:
+        first = timer.timeit(1)
+    runs = int(np.clip(seconds / max(first, 1e-9), *RUNS))
+    low, median, high = 1e3 * np.percentile(timer.repeat(runs, number=1), [25, 50, 75])
     return Latency(batch, float(median), float(high - low), runs)
 
 
@@ -131,22 +138,6 @@ def limit(
     most = quantity.parse(text, "search.max_latency_ms")
     measured = of_model(base, example, batch, device)
     return Limit(most.of(measured.median_ms), measured, example, device)
-
-
-def _cpu_time(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - began)
-
-
-def _cuda_time(call: Callable[[], Any]) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end))
 
 
 def _processor() -> str:
