@@ -6,10 +6,18 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pruning.errors import UserError
-from search.config import Config, DataConfig, ModelConfig, Parser, ProfileOptions, human
+from search.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    Parser,
+    ProfileOptions,
+    SearchConfig,
+    human,
+)
 from search.config import loader as configs
 from search.data import KINDS
 
@@ -48,7 +56,7 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
     if configs.is_config(subject):
         # not `load`: a network can be profiled where neither its weights nor its images are
         config = configs.from_dict(configs.read(subject), subject)
-    model, shape, limits = _merge(subject, options, config)
+    model, shape, search = _merge(subject, options, config)
 
     from rich.console import Console
 
@@ -59,19 +67,14 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
     runtime = None if options.latency is None else deploy.runtime_of(options.latency)
 
     network = resolve(model.name, model.args, trust=model.trust_factory)
-    divisor, min_ratio = limits.pop("divisor"), limits.pop("min_ratio")
-    keep, least = limits.pop("keep"), limits.pop("min_width")
-    divisor = None if divisor == "auto" else divisor
-    found = profiling.profile(network, shape, divisor, min_ratio, keep, least)
-    problem = ""
-    try:
-        profiling.require_satisfiable(found, **limits)
-    except UserError as error:
-        problem = str(error)
+    found, problem = profiling.profile(network, shape, search)
     console = Console(stderr=as_json)
     timed = None
     if runtime is not None:
-        timed = deploy.time_profile_of(network, shape, runtime, divisor, keep, least, console)
+        divisor = None if search.divisor == "auto" else search.divisor
+        timed = deploy.time_profile_of(
+            network, shape, runtime, divisor, search.keep, search.min_width, console
+        )
     if as_json:
         verdict = {"satisfiable": not problem, "problem": problem or None}
         plain = {"model": model.name} | dataclasses.asdict(found) | verdict
@@ -84,8 +87,9 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
             deploy.show_times(timed, console)
     if problem:
         raise UserError(problem)
-    if any(limits.values()) and not as_json:
-        given = ", ".join(f"{key} {value}" for key, value in limits.items() if value is not None)
+    limits = {key: getattr(search, key) for key in ("max_macs", "min_macs", "max_params")}
+    given = ", ".join(f"{key} {value}" for key, value in limits.items() if value is not None)
+    if given and not as_json:
         print(f"limits that can be met: {given}")
 
 
@@ -109,8 +113,8 @@ def input_shape(given: str | None, model: str, data: DataConfig | None) -> tuple
 
 def _merge(
     subject: str, options: ProfileOptions, config: Config | None
-) -> tuple[ModelConfig, tuple[int, int, int], dict[str, Any]]:
-    """The model, its input shape, and the search's limits: flags first, then the configuration."""
+) -> tuple[ModelConfig, tuple[int, int, int], SearchConfig]:
+    """The model, its input shape, and the search: flags first, then the configuration."""
     base = config or Config(model=ModelConfig(name=subject))
     shape = input_shape(options.input, base.model.name, config.data if config else None)
     args = base.model.args | options.args
@@ -121,11 +125,11 @@ def _merge(
     if source in ("", "zoo"):
         args.setdefault("in_channels", shape[0])
     trust = options.trust_factory or base.model.trust_factory
-    limits = {}
-    for key in ("divisor", "min_ratio", "keep", "min_width", "max_macs", "min_macs", "max_params"):
-        flag = getattr(options, key)
-        limits[key] = getattr(base.search, key) if flag is None else flag
-    return dataclasses.replace(base.model, args=args, trust_factory=trust), shape, limits
+    keys = ("divisor", "min_ratio", "keep", "min_width", "max_macs", "min_macs", "max_params")
+    flags = {key: getattr(options, key) for key in keys}
+    given = {key: flag for key, flag in flags.items() if flag is not None}
+    search = dataclasses.replace(base.search, **given)
+    return dataclasses.replace(base.model, args=args, trust_factory=trust), shape, search
 
 
 def _show(name: str, found: Profile, console: Console) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 from torch import nn
 
 from pruning.errors import UserError
-from pruning.graph import ChannelGraph, Cost, Lattice, lattice, trace, uniform
-from search.config import quantity
+from pruning.graph import ChannelGraph, Cost, Lattice, trace, uniform
+from search.config import SearchConfig
+from search.study import limits
+from search.trial import base_model
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,23 @@ class Profile:
 
 
 def profile(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    divisor: int | None = None,
-    min_ratio: float = 0.0,
-    keep: str = "",
-    min_width: Mapping[str, float] | None = None,
-) -> Profile:
-    """Trace `model` (left untouched) on one input of shape [C, H, W] and measure its widths.
+    model: nn.Module, input_shape: Sequence[int], search: SearchConfig
+) -> tuple[Profile, str]:
+    """`model` (left untouched), traced on one input of shape [C, H, W], as this search sees it.
 
-    `divisor` None is automatic. `min_ratio`: smallest share of a group's channels. `keep`,
-    `min_width`: what stays, by glob patterns of names (see `trace` and `lattice`).
+    Also why the search's limits cannot be met; "" where they can.
     """
-    graph = trace(model, input_shape, keep=keep)
-    lat = lattice(graph, divisor, floor=min_ratio, least=min_width)
-    return profile_graph(graph, lat, min_ratio)
+    graph = trace(model, input_shape, keep=search.keep)
+    problem = base_model.problem(graph, search)
+    try:
+        limits.limits(search, problem)
+    except UserError as error:
+        return profile_graph(graph, problem.lattice, search.min_ratio), str(error)
+    return profile_graph(graph, problem.lattice, search.min_ratio), ""
 
 
 def profile_graph(graph: ChannelGraph, lat: Lattice, min_ratio: float) -> Profile:
-    """The same for a graph that is traced already."""
+    """The same of a graph that is traced already; min_ratio: smallest share of a group."""
     cost = Cost(graph)
     alone = np.tile(lat.high, (len(graph.groups), 1))
     np.fill_diagonal(alone, lat.low)
@@ -88,49 +88,6 @@ def profile_graph(graph: ChannelGraph, lat: Lattice, min_ratio: float) -> Profil
         centre=_size(cost, uniform(graph, lat, middle), middle),
         maximum=_size(cost, lat.high, 1.0),
     )
-
-
-def require_satisfiable(
-    found: Profile,
-    *,
-    max_macs: str | float | None = None,
-    min_macs: str | float | None = None,
-    max_params: str | float | None = None,
-) -> None:
-    """Raise UserError, with what is reachable and a remedy, where no slim version can comply."""
-    low, high = found.minimum, found.maximum
-    if not found.groups:
-        raise UserError("no channels of this network can be removed; slimfront profile says why")
-    most = _limit(max_macs, "search.max_macs", low.macs, high.macs, "MACs")
-    _limit(max_params, "search.max_params", low.params, high.params, "parameters")
-    if min_macs is None:
-        return
-    least = quantity.parse(min_macs, "search.min_macs").of(high.macs)
-    if least > high.macs:
-        raise UserError(
-            f"search.min_macs {min_macs} cannot be met: the base model has "
-            f"{quantity.human(high.macs)} MACs; lower it"
-        )
-    if most is not None and least >= most:
-        raise UserError(
-            f"search.min_macs {min_macs} is not below search.max_macs {max_macs}; lower it"
-        )
-
-
-def _limit(
-    given: str | float | None, key: str, smallest: int, base: int, unit: str
-) -> float | None:
-    if given is None:
-        return None
-    limit = quantity.parse(given, key).of(base)
-    if limit < smallest:
-        least, whole = quantity.human(smallest), quantity.human(base)
-        raise UserError(
-            f"{key} {given} cannot be met: the smallest slim version has {least} {unit}, "
-            f"{smallest / base:.1%} of {whole}; raise the limit, or lower search.min_ratio "
-            "or search.divisor"
-        )
-    return limit
 
 
 def _size(cost: Cost, widths: np.ndarray, ratio: float) -> Size:

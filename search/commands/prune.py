@@ -103,12 +103,11 @@ def check_target(place: str, given: Sequence[str], *, force: bool) -> None:
 
 def check_reachable(target: quantity.Quantity, problem: Problem) -> None:
     """UserError where no choice of widths has so few MACs."""
-    macs, least = target.of(problem.cost.base_macs), problem.cost.macs(problem.lattice.low)
-    if macs < least:
-        raise UserError(
-            f"{quantity.human(macs)} MACs cannot be reached, the narrowest network has "
-            f"{quantity.human(least)}; raise --macs or lower --search.min_ratio"
-        )
+    from search.study import limits
+
+    cost, low = problem.cost, problem.lattice.low
+    said = f"--macs {quantity.human(target.of(cost.base_macs))}"
+    limits.reached(target, said, cost.base_macs, int(cost.macs(low)), "MACs")
 
 
 def prune(

@@ -17,25 +17,52 @@ ROUNDS = 12  # of halving the range of MACs
 
 def limits(search: SearchConfig, problem: Problem) -> Limits:
     """The search's limits in MACs and parameters; UserError where no width vector is within."""
+    cost, lat = problem.cost, problem.lattice
+    if not problem.graph.groups:
+        raise UserError("no channels of this network can be removed; slimfront profile says why")
 
-    def absolute(key: str, base: int) -> float | None:
-        value = getattr(search, key)
-        return None if value is None else quantity.parse(value, f"search.{key}").of(base)
+    def absolute(key: str, base: int, smallest: int, unit: str) -> float | None:
+        value, name = getattr(search, key), f"search.{key}"
+        if value is None:
+            return None
+        return reached(quantity.parse(value, name), f"{name} {value}", base, smallest, unit)
 
-    cost = problem.cost
     found = Limits(
-        max_macs=absolute("max_macs", cost.base_macs),
-        min_macs=absolute("min_macs", cost.base_macs),
-        max_params=absolute("max_params", cost.base_params),
+        max_macs=absolute("max_macs", cost.base_macs, int(cost.macs(lat.low)), "MACs"),
+        min_macs=absolute("min_macs", cost.base_macs, 0, "MACs"),
+        max_params=absolute(
+            "max_params", cost.base_params, int(cost.params(lat.low)), "parameters"
+        ),
     )
-    least = cost.params(problem.lattice.low)
-    if found.max_params is not None and least > found.max_params:
+    if found.min_macs is not None and found.min_macs > cost.base_macs:
         raise UserError(
-            f"even the narrowest network has {least} parameters; "
-            "raise search.max_params or lower search.min_ratio"
+            f"search.min_macs {search.min_macs} cannot be met: the base model has "
+            f"{quantity.human(cost.base_macs)} MACs; lower it"
         )
-    mac_range(cost, problem.lattice, *shares(found, problem), found.max_params)
+    least, most = found.min_macs, found.max_macs
+    if least is not None and most is not None and least >= most:
+        raise UserError(
+            f"search.min_macs {search.min_macs} is not below search.max_macs {search.max_macs}; "
+            "lower it"
+        )
+    mac_range(cost, lat, *shares(found, problem), found.max_params)
     return found
+
+
+def reached(asked: quantity.Quantity, said: str, base: int, smallest: int, unit: str) -> float:
+    """The amount of what was asked for; UserError where even the smallest slim version has more.
+
+    said: how it was asked for; base, smallest: of the whole network and of the narrowest.
+    """
+    limit = asked.of(base)
+    if limit < smallest:
+        least, whole = quantity.human(smallest), quantity.human(base)
+        raise UserError(
+            f"{said} cannot be met: the smallest slim version has {least} {unit}, "
+            f"{smallest / base:.1%} of {whole}; raise it, or lower search.min_ratio or "
+            "search.divisor"
+        )
+    return limit
 
 
 def shares(bounds: Limits, problem: Problem) -> tuple[float, float]:

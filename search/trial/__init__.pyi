@@ -8,6 +8,7 @@ from .base_model import BaseModel as BaseModel
 from .final_training import Job as Job
 from .final_training import Training as Training
 from .latency import Latency as Latency
+from .states import Repaired as Repaired
 from .trial import FATAL as FATAL
 from .trial import Body as Body
 from .trial import Open as Open

@@ -44,7 +44,7 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         (["prune", "digits", "--to", NOWHERE], "cannot write"),
         (["prune", "digits", "--to", "IN_THE_WAY/slim.st"], "cannot write"),
         (["prune", "digits", "--to", "NEW", "--macs", "60"], "did you mean 60%?"),
-        (["prune", "digits", "--to", "NEW", "--macs", "1k"], "1k MACs cannot be reached"),
+        (["prune", "digits", "--to", "NEW", "--macs", "1k"], "--macs 1k cannot be met"),
         (["prune", "digits", "--to", "NEW", "--data.val", "split:more"], "digits has no further"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else None,
