@@ -46,6 +46,9 @@ class RetryingSearcher(Searcher):
         self._to_retry: deque[dict[str, Any]] = deque()
         self._deaths: Counter[str] = Counter()  # of workers, by our name of the trial
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its searcher for a restore that is never used
+
     def next(self) -> Any:
         """A flat configuration, None (wait for running trials) or FINISHED."""
         raise NotImplementedError

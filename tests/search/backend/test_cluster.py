@@ -160,7 +160,7 @@ def jobs_of(count: int) -> list[Job]:
 def train_all(config: Config, jobs: list[Job], slots: int, quick: Any) -> list[str]:
     """What is said meanwhile."""
     said: list[str] = []
-    share, base = cluster.TrialResources(1.0, 0.0, slots), cast(BaseModel, None)
+    share, base = cluster.TrialResources(1.0, 0.0, slots), cast(BaseModel, "base")
     retrain.train_all(config, base, [[], jobs, []], share, said.append, given, quick)
     return said
 
@@ -178,10 +178,8 @@ def quick(config: Config, job: Job) -> Iterator[dict[str, Any]]:
     if job.row.number == 1 and not before:
         os.kill(os.getpid(), signal.SIGKILL)
     if job.row.number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job.row.number == 3:
         raise ValueError("broken on purpose")
-    if job.row.number == 4:
+    if job.row.number == 3:
         time.sleep(600)
     training = Training(0, 0.5, 0.5, 1.0, 1.0, f"weights of {os.getpid()}")
     final_training.store(config, job.row, job.k, training)
@@ -193,18 +191,16 @@ def test_final_trainings_fail_each_by_itself(tmp_path: Path) -> None:
     """Four at a time when the search began, room for two now: who is done makes room."""
     config = configuration.load([f"--out={tmp_path}", "--search.trial_timeout_s=4"])
     (tmp_path / "run.json").touch()
-    jobs = jobs_of(7)
+    jobs = jobs_of(5)
     said = [line for line in train_all(config, jobs, 4, quick) if "failed" in line]
     assert sorted(said) == [
-        "00002-x: final training 0 failed (the trial's worker failed: The actor died "
-        "unexpectedly before finishing this task.)",
-        "00003-x: final training 0 failed (ValueError: broken on purpose)",
-        "00004-x: final training 0 failed (not done after 4 s)",
+        "00002-x: final training 0 failed (ValueError: broken on purpose)",
+        "00003-x: final training 0 failed (not done after 4 s)",
     ]
     tried = [(tmp_path / job.row.trial_id).read_text().count("tried") for job in jobs]
-    assert tried == [1, 2, 3, 1, 1, 1, 1]
+    assert tried == [1, 2, 1, 1, 1]
     done = [final_training.stored(config, *job) for job in jobs]
-    assert [training is not None for training in done] == [True, True] + 3 * [False] + 2 * [True]
+    assert [training is not None for training in done] == [True, True, False, False, True]
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -219,7 +215,7 @@ def test_later_final_trainings_take_the_workers_of_the_first(tmp_path: Path) -> 
             yield [job]
             assert final_training.stored(config, *job), "the next one waits for its end"
 
-    share, base = cluster.TrialResources(1.0, 0.0, 2), cast(BaseModel, None)
+    share, base = cluster.TrialResources(1.0, 0.0, 2), cast(BaseModel, "base")
     retrain.train_all(config, base, batches(), share, print, given, quick)
     done = [final_training.stored(config, *job) for job in jobs]
     assert len({training.checkpoint for training in done if training}) == 1, "one process"
