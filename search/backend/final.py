@@ -23,7 +23,6 @@ from search.study import finalists
 from search.trial import BaseModel, Job, Training
 from search.trial import final_training as trainings
 
-ALL = 2  # trainings that each member has; more where neighbours overlap
 APART = 2.0  # standard errors of a difference that tell two neighbours apart
 
 
@@ -103,7 +102,7 @@ def _batches(
         return jobs
 
     repeats = trainings.repeats(config)
-    first = [k for k in repeats if k < ALL]
+    first = [k for k in repeats if k < trainings.ALL]
     yield todo(anew, first, f"{len(members)} points of the frontier")
     for k in repeats[len(first) :]:
         yield todo(_overlapping(config, anew), [k], f"seed {k + 1} where neighbours overlap")

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pruning.errors import UserError
-from search.backend import final
 from search.config import Config
 from search.pareto import TOP1, Metric, Reference
 from search.pareto import front as pareto
 from search.storage import Row, files, live, pruned_by
 from search.study import Study
+from search.trial import final_training
 
 LOG_EVERY = 30.0  # seconds between lines where there is no terminal
 SHOWN = 8
@@ -188,7 +188,7 @@ def _final(rows: Sequence[Row], trained: Sequence[Row], config: Config, metric: 
     members = round(members * max(1.0, config.trials / max(1, len(rows))) ** GROWTH)
     members = min(members, search.final_points or members, config.trials)
     # each is trained so often, and up to final_seeds times where neighbours overlap
-    often = (min(final.ALL, search.final_seeds) + search.final_seeds) / 2
+    often = (min(final_training.ALL, search.final_seeds) + search.final_seeds) / 2
     epochs = _mean([row.epochs for row in trained])
     longer = (search.final_epochs or config.finetune.epochs) / epochs - 1 if epochs else 0.0
     once = _mean([row.wall_s for row in trained])

@@ -23,6 +23,7 @@ from search.storage import files as storage
 from search.trial.attempts import Report, guarded
 from search.trial.trial import TrialContext, save, seed_of, slim, tune
 
+ALL = 2  # trainings that each member has; more where neighbours overlap
 OWN = -1  # stands for "no training: the weights that the trial left"
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.backend import final
 from search.backend import progress as estimate
 from search.config.schema import Config
 from search.pareto import front
 from search.storage import files, live
 from search.storage.row import Row
+from search.trial import final_training
 from tests.conftest import REPOSITORY
 from tests.search.runs import make_rows
 
@@ -45,7 +45,7 @@ def test_finding_8_10_time_left_comes_true(
     config = replace(base, trials=trials, search=search, finetune=recipe)
     rows = timeline(trials, seed=trials, repair_s=1.0, epoch_s=3.0)
     members = [rows[i] for i in front.front(front.points_of(rows))][: search.final_points]
-    often = (min(final.ALL, seeds) + seeds) / 2
+    often = (min(final_training.ALL, seeds) + seeds) / 2
     ratio = (final_epochs or 2.0) / 2.0
     finals = often * sum(row.prune_s + row.finetune_s * ratio for row in members)
     for done in (trials // 10, trials // 3, trials // 2):
