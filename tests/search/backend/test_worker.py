@@ -21,9 +21,8 @@ def make_worker(
 ) -> Any:
     monkeypatch.setattr(worker.cluster, "worker_device", lambda config: "cpu")
     monkeypatch.setattr(worker.preflight, "check_joined", lambda config: None)
-    monkeypatch.setattr(worker.Candidate, "from_config", staticmethod(lambda config: config))
     made = worker.TrialWorker.__new__(worker.TrialWorker)
-    made.setup({}, object(), object(), open_context, body)  # type: ignore[arg-type]
+    made.setup({}, object(), object(), open_context, body, dict)  # type: ignore[arg-type]
     return made
 
 
