@@ -102,12 +102,12 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def _latency(place: str, options: ExportOptions, quiet: bool) -> list[Record]:
+    from pruning.latency import describe_device, device_of
     from search.deploy import latencies
-    from search.trial import latency
 
-    device = latency.device_of(options.device)
+    device = device_of(options.device)
     say = _nothing if quiet else print
-    say(f"on {latency.describe_device(device)}, PyTorch {latencies.DTYPE}")
+    say(f"on {describe_device(device)}, PyTorch {latencies.DTYPE}")
     table = latencies.measure(place, options.batch, device, trust=options.trust_factory, say=say)
     names = [name for name in table.column_names if name.startswith(latencies.PREFIX)]
     say(f"frontier.parquet and frontier.csv have them; slimfront report {place} draws them")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning.errors import UserError
+from pruning.latency import describe_device
 from pruning.models import checkpoint
 from search.frontier import points as export
 from search.storage import files, results
@@ -96,7 +97,7 @@ def _columns(path: str, batches: Sequence[int], device: str, trust: bool) -> dic
         timed = latency.of_model(model, shape, batch, device)
         found[f"latency_ms_b{batch}"] = timed.median_ms
         found[f"latency_iqr_ms_b{batch}"] = timed.iqr_ms
-    return found | {"latency_device": latency.describe_device(device), "latency_dtype": DTYPE}
+    return found | {"latency_device": describe_device(device), "latency_dtype": DTYPE}
 
 
 def _unit(name: str) -> str:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from pruning.data import call, moved, repeated
-from pruning.errors import UserError
+from pruning.latency import measure
 from pruning.models import settle
 from search.config import quantity
 
 MEASURE_S = 0.8
 SEARCH_S = 0.1  # in a search, where each trial pays for it
-RUNS = (10, 300)  # fewest and most of them
 
 
 @dataclass(frozen=True)
@@ -64,42 +60,8 @@ def of_call(
 
     `seconds`: about how long to measure, after a quarter of that to warm up.
     """
-    seconds = MEASURE_S if seconds is None else seconds
-    wait = torch.cuda.synchronize if device.startswith("cuda") else None
-
-    def once() -> None:
-        call()
-        if wait:
-            wait()
-
-    # one run at a time: torch.utils.benchmark.Timer takes means over blocks of ten and more, which
-    # on a machine with other trials on it are up to twice the median of single runs
-    timer = timeit.Timer(once)
-    timer.timeit(1)  # a GPU loads its kernels in it: no guide to how long a run takes
-    first, until = timer.timeit(1), timeit.default_timer() + seconds / 4
-    while timeit.default_timer() < until:
-        first = timer.timeit(1)
-    runs = int(np.clip(seconds / max(first, 1e-9), *RUNS))
-    low, median, high = 1e3 * np.percentile(timer.repeat(runs, number=1), [25, 50, 75])
-    return Latency(batch, float(median), float(high - low), runs)
-
-
-def device_of(name: str) -> str:
-    """The device that "auto" means here: the GPU if there is one."""
-    there = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if there else "cpu"
-    if name.startswith("cuda") and not there:
-        raise UserError("torch sees no GPU here; use --device cpu, or install torch with CUDA")
-    return name
-
-
-def describe_device(device: str) -> str:
-    """ "NVIDIA H200", or "x86_64 CPU, 1 thread"."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' * (threads != 1)}"
+    found = measure(call, MEASURE_S if seconds is None else seconds, device)
+    return Latency(batch, found.median_ms, found.iqr_ms, found.runs)
 
 
 @dataclass(frozen=True)
@@ -138,12 +100,3 @@ def limit(
     most = quantity.parse(text, "search.max_latency_ms")
     measured = of_model(base, example, batch, device)
     return Limit(most.of(measured.median_ms), measured, example, device)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
-            return next(names).strip()
-    except (OSError, StopIteration):
-        return f"{platform.machine()} CPU"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
+from pruning.latency import describe_device, device_of, timing
 from search.deploy import latencies
 from search.storage import files, record, results
 from search.trial import latency
@@ -43,7 +44,7 @@ def test_median_is_the_time_of_one_batch() -> None:
     assert found.batch == 3
     assert found.median_ms >= 6  # sleeping may take longer, never less
     assert found.iqr_ms >= 0
-    assert model.calls > found.runs >= latency.RUNS[0]  # some calls warmed up
+    assert model.calls > found.runs >= timing.RUNS[0]  # some calls warmed up
 
 
 def test_a_spread_is_the_interquartile_range() -> None:
@@ -59,9 +60,9 @@ def test_a_spread_is_the_interquartile_range() -> None:
 
 
 def test_device_and_threads_are_named() -> None:
-    assert latency.describe_device("cpu").endswith(f"{torch.get_num_threads()} thread")
-    assert latency.device_of("cpu") == "cpu"
-    assert latency.device_of("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert describe_device("cpu").endswith(f"{torch.get_num_threads()} thread")
+    assert device_of("cpu") == "cpu"
+    assert device_of("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.gpu
@@ -130,6 +131,6 @@ def test_a_run_that_was_stopped_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    assert latency.device_of("auto") == "cpu"
+    assert device_of("auto") == "cpu"
     with pytest.raises(UserError, match="torch sees no GPU here"):
-        latency.device_of("cuda")
+        device_of("cuda")
