@@ -87,7 +87,7 @@ def test_a_final_training_tries_half_the_batch(
 
     monkeypatch.setattr(final_training, "_train", train)
     config = configuration.load(["digits", f"--out={tmp_path}/run", "--finetune.batch=64"])
-    work: Any = SimpleNamespace(config=config, device="cpu")
+    work: Any = SimpleNamespace(config=config, device="cpu", task=SimpleNamespace(halves=True))
     job = final_training.Job(runs.make_rows(1)[0], 0)
     *_, last = final_training.run(work, job)
     assert batches == [64, 32]

@@ -74,7 +74,8 @@ def test_a_worker_that_cannot_open_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 
 def small_work() -> Any:
     recipe = SimpleNamespace(recipe=lambda: trial.Recipe(batch=100))
-    return SimpleNamespace(config=SimpleNamespace(finetune=recipe), device="cpu")
+    task = SimpleNamespace(halves=True)
+    return SimpleNamespace(config=SimpleNamespace(finetune=recipe), device="cpu", task=task)
 
 
 @pytest.mark.parametrize(
