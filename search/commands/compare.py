@@ -168,12 +168,17 @@ def show(
             row["method"],
             f"{row['macs_share']:.1%}",
             found,
-            _signed(row["score_gap"], metric.scale, metric.digits),
+            _signed(row["score_gap"], metric.scale, metric.digits) + metric.spread(row["margin"]),
             _signed(row["macs_gap"]),
             row["verdict"],
             f"{cost:.1f}",
         )
     console.print(shown)
+    console.print(
+        "a gain is told with two standard errors, of the seeds and of the test images: a smaller "
+        "one may be chance, and dominates nothing",
+        style="dim",
+    )
     cost = record.get("cost", {})
     console.print(
         f"the frontier's {len(points)} points took {cost.get('trials', '?')} trials in "

@@ -15,6 +15,7 @@ from pruning import methods
 from search.backend import Member, TrialResources
 from search.config import Config
 from search.frontier import pictures
+from search.frontier.margin import margin
 from search.frontier.points import to_csv
 from search.pareto import TOP1, Metric
 from search.storage import Row, arch_hash, files, table_schema
@@ -37,7 +38,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("frontier_rank", pa.int32(), "the frontier's best point with at most these MACs"),
     ("score_gap", pa.float64(), "fraction, by which that point's test mean is better"),
     ("macs_gap", pa.float64(), "share of the base MACs that the frontier saves at this score"),
-    ("verdict", pa.string(), "who dominates whom, by test means"),
+    ("margin", pa.float64(), "fraction; a smaller gap may be chance: seeds and test samples"),
+    ("verdict", pa.string(), "who dominates whom, by test means that differ beyond the margin"),
     ("prepare_s", pa.float64(), "seconds to measure the base model for the method"),
     ("allocate_s", pa.float64(), "seconds to allocate the widths"),
     ("train_s", pa.float64(), "seconds of one training, mean over seeds"),
@@ -120,10 +122,9 @@ def _record(
 ) -> dict[str, Any]:
     row = shot.row
     test = [training.test for training in member.trainings if training.test is not None]
-    mean = float(np.mean(test))
     whole = max(int(point["macs"]) for point in points) if points else row.macs
     base_macs = round(whole / max(p["macs_share"] for p in points)) if points else row.macs
-    return {
+    found = {
         "method": row.method,
         "faithfulness": methods.get(row.method).faithfulness,
         "asked_share": shot.asked,
@@ -132,55 +133,50 @@ def _record(
         "macs_share": row.macs / base_macs,
         "params": row.params,
         "score_val_mean": member.val_mean,
-        "score_test_mean": mean,
+        "score_test_mean": float(np.mean(test)),
         "score_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
         "seeds": len(member.trainings),
         "epochs": member.trainings[0].epochs,
-        **beside(row.macs, mean, points, base_macs, base.metric),
         "prepare_s": shot.prepare_s,
         "allocate_s": shot.allocate_s,
         "train_s": float(np.mean([training.seconds for training in member.trainings])),
     }
+    return found | beside(found, points, base_macs, base.metric, base.tested)
 
 
 def beside(
-    macs: int, score: float, points: Sequence[Point], base_macs: int, metric: Metric = TOP1
+    shot: Point, points: Sequence[Point], base_macs: int, metric: Metric = TOP1, samples: int = 0
 ) -> dict[str, Any]:
     """Gaps between one network and the frontier's real points; nothing is interpolated.
 
-    Positive gaps favour the frontier. None where no point has as few MACs, or is as good.
+    Positive gaps favour the frontier. None where no point has as few MACs, or is as good. Who
+    dominates has no more MACs and a better score, beyond the margin of seeds and test `samples`.
     """
+
+    def ahead(a: Point, b: Point, by_chance: bool) -> bool:
+        """Whether a has no more MACs than b and is better."""
+        least = 0.0 if by_chance else margin(a, b, metric, samples)
+        return a["macs"] <= b["macs"] and gain(a) - gain(b) > least
 
     def gain(point: Point) -> float:
         return metric.gain(point["score_test_mean"])
 
-    own = metric.gain(score)
+    own, macs = gain(shot), shot["macs"]
     cheaper = [point for point in points if point["macs"] <= macs]
     best = max(cheaper, key=gain, default=None)
     as_good = [point for point in points if gain(point) >= own]
     least = min((point["macs"] for point in as_good), default=None)
-    beats = [
-        point
-        for point in points
-        if point["macs"] <= macs
-        and gain(point) >= own
-        and (point["macs"], gain(point)) != (macs, own)
-    ]
-    beaten = [
-        point
-        for point in points
-        if point["macs"] >= macs
-        and gain(point) <= own
-        and (point["macs"], gain(point)) != (macs, own)
-    ]
-    verdicts = ["dominated by the frontier"] if beats else []
-    verdicts += [f"dominates {len(beaten)} of the frontier's points"] if beaten else []
-    verdict = ", ".join(verdicts) or "neither dominates"
+    beaten = sum(ahead(shot, point, False) for point in points)
+    verdicts = ["dominated by the frontier"] * any(ahead(p, shot, False) for p in points)
+    verdicts += [f"dominates {beaten} of the frontier's points"] * bool(beaten)
+    if not verdicts and any(ahead(p, shot, True) or ahead(shot, p, True) for p in points):
+        verdicts = ["the same within the margin"]
     return {
         "frontier_rank": None if best is None else best["rank"],
         "score_gap": None if best is None else gain(best) - own,
         "macs_gap": None if least is None else (macs - least) / base_macs,
-        "verdict": verdict,
+        "margin": None if best is None else margin(shot, best, metric, samples),
+        "verdict": ", ".join(verdicts) or "neither dominates",
     }
 
 

@@ -127,12 +127,13 @@ def comparison(run: Results) -> str:
     for point in run.comparison:
         deviation = metric.spread(point.get("score_test_std"))
         gap, saved = point.get("score_gap"), point.get("macs_gap")
+        margin = metric.spread(point.get("margin"))
         body.append(
             [
                 "" if point.get("asked_share") is None else f"{point['asked_share']:.0%}",
                 human(point["macs"]),
                 shown(metric, point, "score_test_mean", "score_val_mean") + deviation,
-                "–" if gap is None else signed(metric, gap).replace("-", MINUS),
+                "–" if gap is None else signed(metric, gap).replace("-", MINUS) + margin,
                 "–" if saved is None else f"{saved:+.1%}".replace("-", MINUS),
                 str(point.get("method", "")),
             ]
@@ -140,7 +141,7 @@ def comparison(run: Results) -> str:
     note = (
         "<p class=note>Networks of each method's own choice of widths, trained as the frontier's "
         "points were. Gain: at no more MACs; saving: share of the base model's MACs, at no worse "
-        "score.</p>"
+        "score. ±: two standard errors of the gain, of seeds and test images.</p>"
     )
     return "<h2>One-shot pruning beside it</h2>" + note + table(head, body, numbers=5)
 

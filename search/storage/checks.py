@@ -118,6 +118,7 @@ COMPARISON: Mapping[str, Check] = {
     "params": count,
     "score_test_mean": number,
     "score_test_std": optional(number),
+    "margin": optional(number),
     "verdict": optional(text),
 }
 _NUMBERS = ("score_", "latency_ms_", "latency_iqr_ms_", "macs_")

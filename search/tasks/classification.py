@@ -78,6 +78,7 @@ class ClassificationWorkload(Workload):
         self.train, self.val, self.test = (
             part.to(device) for part in (splits.train, splits.val, splits.test)
         )
+        self.tested = len(self.test)
         self.calibration = task.calibration().to(device)
         self.about = About(
             model=model.name,

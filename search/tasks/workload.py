@@ -44,13 +44,14 @@ class Identity:
 class Workload(ABC):
     """A task on a device. Networks come in on it; what is scored is not changed.
 
-    notes: what the user should know of it. halves: whether half the batch is a remedy for want of
-    memory.
+    notes: what the user should know of it. tested: test samples, where the metric is the share of
+    them that are right; else 0. halves: whether half the batch is a remedy for want of memory.
     """
 
     metric: Metric
     about: About
     notes: tuple[str, ...] = ()
+    tested: int = 0
     halves: ClassVar[bool] = False
 
     @property

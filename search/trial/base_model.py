@@ -35,7 +35,7 @@ class BaseModel:
 
     weights: the whole state dict; graph: JSON; val, test: scores in `metric`; states: what each
     method measured, and measured_s: in how many seconds; seconds: spent on training (0 with given
-    weights).
+    weights). tested: as a `Workload` has it.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -50,6 +50,7 @@ class BaseModel:
     notes: tuple[str, ...] = ()  # what the user should know of how it was made
     given: Given = field(default_factory=Given)  # what has no name to build it by
     metric: Metric = TOP1
+    tested: int = 0
 
     def task(self, config: Config, device: str) -> Workload:
         """The task that the trials are trained and scored by, its data read."""
@@ -142,6 +143,7 @@ def prepare(
         seconds=seconds,
         notes=tuple(notes),
         metric=work.metric,
+        tested=work.tested,
     )
 
 
