@@ -8,3 +8,7 @@ from .checkpoint import save as save
 from .layout import accepting as accepting
 from .layout import settle as settle
 from .registry import resolve as resolve
+from .tensors import PICKLES as PICKLES
+from .tensors import read_metadata as read_metadata
+from .tensors import read_tensors as read_tensors
+from .tensors import write_tensors as write_tensors

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.graph import named_tensors, plain, surgery, tensors_in, twin
-from pruning.models import files, registry
+from pruning.models import registry
+from pruning.models.tensors import read_metadata, read_tensors, write_tensors
 
 FORMAT = 1
 
@@ -74,7 +75,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: ModelInfo) -> Non
         tensors[name] = model.get_buffer(name).detach().cpu().clone()
     if numbers := vars(model).get("adapted"):
         metadata["numbers"] = json.dumps([[*key, number] for key, number in numbers.items()])
-    files.write_tensors(path, tensors, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def load(
@@ -85,7 +86,7 @@ def load(
     The network is built by name, so a factory outside zoo, torchvision and timm needs `trust`, or
     else the whole network as `base` (left untouched). UserError for files that do not fit.
     """
-    state, metadata = files.read_tensors(path)
+    state, metadata = read_tensors(path)
     about = _info(metadata, path)
     try:
         numbers = {(m, n, i): int(v) for m, n, i, v in json.loads(metadata.get("numbers", "[]"))}
@@ -154,7 +155,7 @@ def _check_run(model: nn.Module, about: ModelInfo) -> None:
 
 def info(path: str | os.PathLike[str]) -> ModelInfo:
     """What a model file says about itself, without reading its weights."""
-    return _info(files.read_metadata(path), path)
+    return _info(read_metadata(path), path)
 
 
 def _info(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> ModelInfo:

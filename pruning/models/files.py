@@ -1,60 +1,62 @@
-"""Read and write whole files, and safetensors, at local paths or object-store addresses."""
+"""Files on a disk or in an object store, by address: the one layer above pyarrow.fs."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import urllib.request
 import uuid
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
 from pyarrow import fs
-from safetensors import SafetensorError
 
 from pruning.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 OBJECT_STORES = ("s3", "gcs", "abfs")  # a file appears there whole when its stream is closed
 SECRET = re.compile(r"secret|passw|token|signature|credential|(access|account)_?key|^sig$", re.I)
-PICKLES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".tar")
+Address = str | os.PathLike[str]
+"""A local path, or a URI (file://, s3://, gs://, ...)."""
 
 
-def read(uri: str | os.PathLike[str]) -> bytes:
-    """The whole file at a local path, a pyarrow.fs URI or an http(s) address."""
-    with open_input(uri) as stream:
-        return stream.read()
+@dataclass(frozen=True)
+class Location:
+    """A path on an opened file system; `location / "name"` is a path below it."""
+
+    filesystem: fs.FileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.filesystem, f"{self.path}/{name}")
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
+    def parent(self) -> Location:
+        return Location(self.filesystem, self.path.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
 
 
-def write(uri: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that no reader ever sees a part of it; folders are made as needed."""
-    try:
-        store, path = filesystem(uri)
-        if store.type_name in OBJECT_STORES:
-            with store.open_output_stream(path) as stream:
-                stream.write(data)
-            return
-        folder, name = os.path.split(path)
-        store.create_dir(folder, recursive=True)
-        part = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
-        try:
-            with store.open_output_stream(part) as stream:
-                stream.write(data)
-            store.move(part, path)
-        except BaseException:
-            if store.get_file_info(part).type != fs.FileType.NotFound:
-                store.delete_file(part)
-            raise
-    except OSError as error:
-        raise UserError(f"cannot write {uri} ({_line(error)}); choose another place") from error
+def open_uri(address: Address) -> Location:
+    """Location of a local path or of a URI (file://, s3://, gs://, ...); UserError if unknown."""
+    store, path = filesystem(address)
+    return Location(store, path.rstrip("/"))
 
 
-def filesystem(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+def filesystem(uri: Address) -> tuple[fs.FileSystem, str]:
     """The file system of an address and the path in it; a plain path is local."""
     uri = os.fspath(uri)
     if "://" not in uri:
@@ -70,7 +72,121 @@ def filesystem(uri: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
         raise UserError(f"cannot reach {uri} ({_line(error)}); check address and access") from error
 
 
-def refuse_secrets(uri: str | os.PathLike[str]) -> None:
+def join(uri: Address, *names: str) -> str:
+    """Address of a file below a folder; a query, as in s3://b/run?region=x, stays last."""
+    folder, mark, query = (
+        os.fspath(uri).partition("?") if "://" in os.fspath(uri) else (os.fspath(uri), "", "")
+    )
+    return "/".join([folder.rstrip("/"), *names]) + mark + query
+
+
+def same_file(a: Address, b: Address) -> bool:
+    """Whether two addresses name one file, links followed on local disks."""
+    if (known := os.fspath(b)).startswith(("http://", "https://", "torchvision:")):
+        return os.fspath(a) == known
+    (store, path), (other, there) = filesystem(a), filesystem(b)
+    if isinstance(store, fs.LocalFileSystem) and isinstance(other, fs.LocalFileSystem):
+        return os.path.realpath(path) == os.path.realpath(there) or (
+            os.path.exists(path) and os.path.exists(there) and os.path.samefile(path, there)
+        )
+    return bool(store == other) and path == there
+
+
+def write(place: Address | Location, data: bytes) -> None:
+    """Write a file so that no reader ever sees a part of it; folders are made as needed.
+
+    Temp and rename on disks, one put on object stores. UserError, naming path and remedy, where it
+    cannot be written.
+    """
+    location = place if isinstance(place, Location) else open_uri(place)
+    store = location.filesystem
+    try:
+        if store.type_name in OBJECT_STORES:
+            with store.open_output_stream(location.path) as stream:
+                stream.write(data)
+            return
+        store.create_dir(location.parent.path, recursive=True)
+        part = location.parent / f".{location.name}.{uuid.uuid4().hex}"
+        try:
+            with store.open_output_stream(part.path) as stream:
+                stream.write(data)
+            store.move(part.path, location.path)
+        except BaseException:
+            if exists(part):
+                remove_file(part)
+            raise
+    except OSError as error:
+        remedy = "choose another place" if location.is_local else "check address and access"
+        raise UserError(f"cannot write {place} ({_line(error)}); {remedy}") from error
+
+
+def read(uri: Address) -> bytes:
+    """The whole file at a local path, a pyarrow.fs URI or an http(s) address."""
+    with open_input(uri) as stream:
+        return stream.read()
+
+
+def read_bytes(location: Location) -> bytes:
+    """The whole content; FileNotFoundError where there is none, UserError without access."""
+    with (
+        _explained(location),
+        location.filesystem.open_input_stream(location.path) as stream,
+    ):
+        return bytes(stream.read())
+
+
+def open_input(uri: Address) -> IO[bytes]:
+    """Seekable binary stream of a file or http(s) address; UserError where there is none."""
+    refuse_secrets(uri)
+    try:
+        with _explained(uri):
+            if os.fspath(uri).startswith(("http://", "https://")):
+                with urllib.request.urlopen(os.fspath(uri), timeout=60) as response:
+                    return io.BytesIO(response.read())
+            store, path = filesystem(uri)
+            return store.open_input_file(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"there is no file {uri}; check the path") from error
+
+
+def exists(location: Location) -> bool:
+    with _explained(location):
+        return location.filesystem.get_file_info(location.path).type != fs.FileType.NotFound
+
+
+def is_folder(location: Location) -> bool:
+    with _explained(location):
+        return location.filesystem.get_file_info(location.path).type == fs.FileType.Directory
+
+
+def list_files(location: Location, suffix: str = "") -> list[Location]:
+    """Files directly in a folder, by name; hidden ones, unfinished writes included, left out."""
+    names = _names(location, fs.FileType.File)
+    return [location / name for name in names if name.endswith(suffix) and name[0] != "."]
+
+
+def list_folders(location: Location) -> list[Location]:
+    """Folders directly in a folder, by name."""
+    return [location / name for name in _names(location, fs.FileType.Directory)]
+
+
+def remove_folder(location: Location) -> None:
+    """Delete a folder and all that is in it."""
+    location.filesystem.delete_dir(location.path)
+
+
+def remove_file(location: Location) -> None:
+    location.filesystem.delete_file(location.path)
+
+
+def _names(location: Location, kind: fs.FileType) -> list[str]:
+    selector = fs.FileSelector(location.path, allow_not_found=True)
+    with _explained(location):
+        infos = location.filesystem.get_file_info(selector)
+    return sorted(info.base_name for info in infos if info.type == kind)
+
+
+def refuse_secrets(uri: Address) -> None:
     """UserError for an address with a user, a password or a key in it.
 
     Addresses are written into records, reports and logs, and shown.
@@ -92,98 +208,17 @@ def refuse_secrets(uri: str | os.PathLike[str]) -> None:
         )
 
 
-def same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
-    """Whether two addresses name one file, links followed on local disks."""
-    if (known := os.fspath(b)).startswith(("http://", "https://", "torchvision:")):
-        return os.fspath(a) == known
-    (store, path), (other, there) = filesystem(a), filesystem(b)
-    if isinstance(store, fs.LocalFileSystem) and isinstance(other, fs.LocalFileSystem):
-        return os.path.realpath(path) == os.path.realpath(there) or (
-            os.path.exists(path) and os.path.exists(there) and os.path.samefile(path, there)
-        )
-    return bool(store == other) and path == there
-
-
-def join(uri: str | os.PathLike[str], *names: str) -> str:
-    """Address of a file below a folder; a query, as in s3://b/run?region=x, stays last."""
-    folder, mark, query = (
-        os.fspath(uri).partition("?") if "://" in os.fspath(uri) else (os.fspath(uri), "", "")
-    )
-    return "/".join([folder.rstrip("/"), *names]) + mark + query
-
-
-def open_input(uri: str | os.PathLike[str]) -> IO[bytes]:
-    """Seekable binary stream of a file; UserError where there is none."""
-    refuse_secrets(uri)
+@contextmanager
+def _explained(place: Address | Location) -> Iterator[None]:
+    """UserError for what a store refuses; that there is no such file stays what it is."""
     try:
-        if os.fspath(uri).startswith(("http://", "https://")):
-            with urllib.request.urlopen(os.fspath(uri), timeout=60) as response:
-                return io.BytesIO(response.read())
-        store, path = filesystem(uri)
-        return store.open_input_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {uri}; check the path") from error
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
-        raise UserError(f"cannot read {uri} ({_line(error)}); check address and access") from error
-
-
-def read_tensors(uri: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. UserError for a pickle or a damaged file."""
-    import safetensors.torch  # and torch: reading a table needs neither
-
-    _refuse_pickle(uri)
-    data = read(uri)
-    metadata = _metadata(io.BytesIO(data), uri)
-    try:
-        return safetensors.torch.load(data), metadata
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise _damaged(uri) from error
-
-
-def read_metadata(uri: str | os.PathLike[str]) -> dict[str, str]:
-    """Metadata of a safetensors file; reads its header only."""
-    _refuse_pickle(uri)
-    with open_input(uri) as stream:
-        return _metadata(stream, uri)
-
-
-def write_tensors(
-    uri: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]
-) -> None:
-    """Write one safetensors file (see `write`)."""
-    import safetensors.torch
-
-    write(uri, safetensors.torch.save(tensors, metadata))
-
-
-def _metadata(stream: IO[bytes], uri: str | os.PathLike[str]) -> dict[str, str]:
-    """Header of a safetensors file: its length as 8 bytes, little endian, then that much JSON."""
-    total = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    length = int.from_bytes(stream.read(8), "little")
-    if not 2 <= length <= total - 8:
-        raise _damaged(uri)
-    try:
-        header = json.loads(stream.read(length))
-        metadata = header.pop("__metadata__", {})
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise _damaged(uri) from error
-    if end != total - 8 - length or not isinstance(metadata, dict):
-        raise _damaged(uri)
-    return metadata
-
-
-def _refuse_pickle(uri: str | os.PathLike[str]) -> None:
-    if os.fspath(uri).endswith(PICKLES):
         raise UserError(
-            f"{uri} is a pickle, which is never opened here since it can run code; convert it with "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NEW.safetensors')"
-        )
-
-
-def _damaged(uri: str | os.PathLike[str]) -> UserError:
-    return UserError(f"{uri} is no safetensors file, or a damaged one; copy or make it again")
+            f"cannot read {place} ({_line(error)}); check address and access"
+        ) from error
 
 
 def _line(error: BaseException) -> str:

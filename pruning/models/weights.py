@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.models import files
+from pruning.models.tensors import PICKLES, read_tensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 """Keys under which training scripts save the state dict beside optimisers and epochs."""
@@ -44,10 +45,10 @@ def load_weights(
     metadata: dict[str, str] = {}
     if source == "torchvision":
         state, metadata = _published_weights(model, name)
-    elif os.fspath(path).partition("?")[0].endswith(files.PICKLES):
+    elif os.fspath(path).partition("?")[0].endswith(PICKLES):
         state = _torch_save(path, say)
     else:
-        state, metadata = files.read_tensors(path)
+        state, metadata = read_tensors(path)
     own = model.state_dict()
     state, prefix = _without_prefix(state, own)
     if prefix:

@@ -101,7 +101,7 @@ def _ask(out: str, nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Fact
     run, name = files.open_uri(out), f".probe-{uuid.uuid4().hex}"
     folders = files.missing_folders(run)
     try:
-        files.write_atomic(run / name / "driver", b"driver")
+        files.write(run / name / "driver", b"driver")
         pending = []
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -142,7 +142,7 @@ def _facts(host: str, out: str, name: str, declared: float, gpus: bool) -> tuple
     try:
         probe = files.open_uri(out) / name
         files.read_bytes(probe / "driver")
-        files.write_atomic(probe / file, host.encode())
+        files.write(probe / file, host.encode())
     except FileNotFoundError:
         pass  # no reply: writing would make a folder that is not the driver's
     except (OSError, UserError) as error:

@@ -101,7 +101,7 @@ def _store(out: str, text: str, console: Console) -> None:
             return
         place = run / NAME
         before = files.read_bytes(place) if files.exists(place) else b""
-        files.write_atomic(place, before + text.encode(errors="replace"))
+        files.write(place, before + text.encode(errors="replace"))
     except (OSError, UserError):
         return  # on a disk that is full: it is a log
     lines = len(text.strip().splitlines())

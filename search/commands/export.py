@@ -169,7 +169,7 @@ def _tables(place: str, form: str, quiet: bool) -> list[Record]:
         if exported:
             tables["frontier.csv"] = results.read_table(folder / "frontier.parquet")
         for name, table in tables.items():
-            storage.write_atomic(folder / name, export.to_csv(table))
+            storage.write(folder / name, export.to_csv(table))
         files, hint = [str(folder / name) for name in tables], ""
     else:
         files = [str(ledger.Ledger(place).compact())]

@@ -51,8 +51,8 @@ def store(place: str, table: pa.Table) -> None:
     run = files.open_uri(place)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    files.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
-    files.write_atomic(run / "frontier.csv", export.to_csv(table))
+    files.write(run / "frontier.parquet", sink.getvalue().to_pybytes())
+    files.write(run / "frontier.csv", export.to_csv(table))
 
 
 def add_columns(

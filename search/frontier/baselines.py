@@ -111,9 +111,9 @@ def compare(
     table = pa.Table.from_pylist(records, schema=table_schema(COLUMNS, base.metric))
     run, sink = files.open_uri(config.out), pa.BufferOutputStream()
     pq.write_table(table, sink)
-    files.write_atomic(run / "comparison.parquet", sink.getvalue().to_pybytes())
-    files.write_atomic(run / "comparison.csv", to_csv(table))
-    files.write_atomic(run / "comparison.png", picture(table, points, base.metric))
+    files.write(run / "comparison.parquet", sink.getvalue().to_pybytes())
+    files.write(run / "comparison.csv", to_csv(table))
+    files.write(run / "comparison.png", picture(table, points, base.metric))
     return table
 
 

@@ -65,7 +65,7 @@ def export(
         if storage.exists(model) and storage.read_bytes(model) != data:
             lost += len(storage.list_files(folder)) > 1
             storage.remove_folder(folder)  # its exports are of another network
-        storage.write_atomic(model, data)
+        storage.write(model, data)
     if lost:
         logger.warning(
             "%d points are other networks now, their exports are gone; "
@@ -76,9 +76,9 @@ def export(
     _forget_points(run, len(members))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    storage.write_atomic(run / "frontier.parquet", sink.getvalue().to_pybytes())
-    storage.write_atomic(run / "frontier.csv", to_csv(table))
-    storage.write_atomic(run / "frontier.png", _picture(table, rows, record))
+    storage.write(run / "frontier.parquet", sink.getvalue().to_pybytes())
+    storage.write(run / "frontier.csv", to_csv(table))
+    storage.write(run / "frontier.png", _picture(table, rows, record))
     return table
 
 

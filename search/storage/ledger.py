@@ -38,7 +38,7 @@ class Ledger:
         location = self.trials / f"{row.trial_id}.json"
         if not replace and storage.exists(location):
             return False
-        storage.write_atomic(location, row.to_json().encode())
+        storage.write(location, row.to_json().encode())
         return True
 
     def rows(self, mend: bool = False, known: Mapping[str, Row] | None = None) -> list[Row]:
@@ -70,7 +70,7 @@ class Ledger:
         """Write all rows to `trials.parquet` and return where it is."""
         sink = pa.BufferOutputStream()
         pq.write_table(self.to_table(metric=metric), sink)
-        storage.write_atomic(self.table, sink.getvalue().to_pybytes())
+        storage.write(self.table, sink.getvalue().to_pybytes())
         return self.table
 
 

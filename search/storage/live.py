@@ -43,7 +43,7 @@ class Live:
 def write(run: storage.Location, live: Live) -> None:
     """Write it if that can be done: a search does not end for want of being watched."""
     with suppress(UserError, OSError):
-        storage.write_atomic(run / FILE, json.dumps(dataclasses.asdict(live)).encode())
+        storage.write(run / FILE, json.dumps(dataclasses.asdict(live)).encode())
 
 
 def read(run: storage.Location) -> Live | None:

@@ -157,4 +157,4 @@ def _read(place: files.Location) -> dict[str, Any] | None:
 
 
 def _write(place: files.Location, mine: dict[str, Any]) -> None:
-    files.write_atomic(place, json.dumps(mine).encode())
+    files.write(place, json.dumps(mine).encode())

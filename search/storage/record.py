@@ -188,7 +188,7 @@ def update(run: files.Location, record: Mapping[str, Any], **changes: Any) -> di
     """Write a record with changes; returns it."""
     changed = {**record, **changes}
     changed["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-    files.write_atomic(run / "run.json", json.dumps(changed, indent=1).encode())
+    files.write(run / "run.json", json.dumps(changed, indent=1).encode())
     return changed
 
 

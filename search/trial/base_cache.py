@@ -17,7 +17,7 @@ from pruning import methods
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.methods import State
-from pruning.models import files
+from pruning.models import read_tensors, write_tensors
 from search.tasks import MEASURING_BATCH, Identity, Workload
 
 FORMAT = "2"  # of these files
@@ -66,7 +66,7 @@ def _kept(
     place = _folder() / f"{name}-{_digest(key, net, graph, data)}.safetensors"
     if place.is_file():
         try:
-            tensors, metadata = files.read_tensors(place)
+            tensors, metadata = read_tensors(place)
             if metadata.get("slimfront_state") == FORMAT:
                 state = {key: tensor.numpy() for key, tensor in tensors.items()}
                 return state, float(metadata["seconds"])
@@ -78,7 +78,7 @@ def _kept(
     seconds = time.perf_counter() - began
     stored = {key: torch.from_numpy(np.array(array, order="C")) for key, array in state.items()}
     try:
-        files.write_tensors(place, stored, {"slimfront_state": FORMAT, "seconds": repr(seconds)})
+        write_tensors(place, stored, {"slimfront_state": FORMAT, "seconds": repr(seconds)})
     except UserError as error:
         logger.warning("%s; the measurement is not kept", error)
     return state, seconds

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, lattice, plain, trace
 from pruning.methods import Problem, State
-from pruning.models import ModelInfo, checkpoint, files
+from pruning.models import ModelInfo, checkpoint, files, write_tensors
 from search import tasks
 from search.config import Config, SearchConfig, method_names
 from search.data import Given
@@ -161,7 +161,7 @@ def store(base: BaseModel, out: str) -> None:
     """Write the base model into the run at `out`, as `base.safetensors`."""
     tensors = {name: tensor(array) for name, array in base.weights.items()}
     metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
-    files.write_tensors(files.join(out, FILE), tensors, metadata)
+    write_tensors(files.join(out, FILE), tensors, metadata)
 
 
 def facts(base: BaseModel, problem: Problem) -> dict[str, Any]:

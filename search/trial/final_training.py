@@ -98,7 +98,7 @@ def read(file: storage.Location) -> Training | None:
 
 def store(config: Config, row: Row, k: int, training: Training) -> None:
     """Write a training down; from now on it is done."""
-    storage.write_atomic(_file(config, row, k), json.dumps(asdict(training)).encode())
+    storage.write(_file(config, row, k), json.dumps(asdict(training)).encode())
 
 
 def run(work: TrialContext, job: Job) -> Iterator[Report]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pruning.errors import UserError
 from pruning.graph import plain
-from pruning.models import checkpoint, files, weights
+from pruning.models import checkpoint, read_tensors, weights
 from search import tasks
 from search.config import NAMED, Config
 from search.data import Given
@@ -68,7 +68,7 @@ def build(
 
 def _check_same(net: nn.Module, stored: str, config: Config) -> None:
     """UserError where the network given is not the one that the run was begun with."""
-    tensors, own = files.read_tensors(stored)[0], plain(net).state_dict()
+    tensors, own = read_tensors(stored)[0], plain(net).state_dict()
     same = tensors.keys() == own.keys() and all(
         tensors[name].shape == t.shape and torch.equal(tensors[name], t) for name, t in own.items()
     )

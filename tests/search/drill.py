@@ -20,6 +20,7 @@ import numpy as np
 
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
+from pruning.models.tensors import write_tensors
 from pruning.training.recipe import Recipe
 from search import runner
 from search.backend import final
@@ -108,7 +109,7 @@ def attempt(
     if fault == "killed" or (fault == "killed once" and not earlier):
         os.kill(os.getpid(), signal.SIGKILL)
     place = files.join(shop.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
-    files.write_tensors(place, {"x": trial.torch.zeros(1)}, {})
+    write_tensors(place, {"x": trial.torch.zeros(1)}, {})
     top1 = math.nan if fault == "nan" else top1
     yield report | {"score_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
 

@@ -196,11 +196,11 @@ def test_another_recipe_is_refused_by_name(finished: Path) -> None:
 
 
 def test_another_base_model_is_refused(finished: Path, tmp_path: Path) -> None:
-    from pruning.models import files
+    from pruning.models import write_tensors
     from pruning.models.registry import resolve
 
     weights = tmp_path / "weights.safetensors"
-    files.write_tensors(
+    write_tensors(
         weights, {k: v.contiguous() for k, v in resolve("digits").state_dict().items()}, {}
     )
     with pytest.raises(UserError, match=r"another model\.weights"):
@@ -232,14 +232,14 @@ def _corrupted(folder: Path) -> list[str]:
 
 
 def _seven_class_weights(folder: Path) -> list[str]:
-    from pruning.models import files
+    from pruning.models import write_tensors
     from pruning.models.registry import resolve
 
     path = folder / "weights.safetensors"
     state = {
         k: v.contiguous() for k, v in resolve("digits", {"num_classes": 7}).state_dict().items()
     }
-    files.write_tensors(path, state, {})
+    write_tensors(path, state, {})
     return [f"--model.weights={path}"]
 
 

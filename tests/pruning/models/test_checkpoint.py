@@ -18,6 +18,7 @@ from pruning import ChannelGraph, cut, trace
 from pruning.errors import UserError
 from pruning.models import checkpoint, files, registry
 from pruning.models.checkpoint import ModelInfo
+from pruning.models.tensors import read_tensors, write_tensors
 
 CASES = {
     "digits": (1, 8, 8),
@@ -142,8 +143,8 @@ def test_file_uri(small: Path, tmp_path: Path) -> None:
     address = f"file://{tmp_path}/new/folder/model.safetensors"
     checkpoint.save(checkpoint.load(small), address, checkpoint.info(small))
     assert checkpoint.info(address) == checkpoint.info(small)
-    state = files.read_tensors(small)[0]
-    assert all(torch.equal(t, state[n]) for n, t in files.read_tensors(address)[0].items())
+    state = read_tensors(small)[0]
+    assert all(torch.equal(t, state[n]) for n, t in read_tensors(address)[0].items())
     assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["model.safetensors"]
 
 
@@ -179,10 +180,10 @@ def test_truncated_file(size: int, small: Path) -> None:
 
 def rewrite(path: Path, **changes: object) -> None:
     """Change fields of a file's ModelInfo; None takes one away."""
-    state, metadata = files.read_tensors(path)
+    state, metadata = read_tensors(path)
     fields = json.loads(metadata["info"]) | changes
     fields = {name: value for name, value in fields.items() if value is not None}
-    files.write_tensors(path, state, metadata | {"info": json.dumps(fields)})
+    write_tensors(path, state, metadata | {"info": json.dumps(fields)})
 
 
 @pytest.mark.parametrize(
@@ -206,11 +207,11 @@ def test_file_that_contradicts_itself(changes: dict[str, object], words: str, sm
 
 
 def test_foreign_file_and_newer_format(small: Path) -> None:
-    state, metadata = files.read_tensors(small)
-    files.write_tensors(small, state, metadata | {"slimfront": "2"})
+    state, metadata = read_tensors(small)
+    write_tensors(small, state, metadata | {"slimfront": "2"})
     with pytest.raises(UserError, match="upgrade slimfront"):
         checkpoint.info(small)
-    files.write_tensors(small, state, {"format": "pt"})
+    write_tensors(small, state, {"format": "pt"})
     with pytest.raises(UserError, match=r"model\.weights"):
         checkpoint.load(small)
     with pytest.raises(UserError, match="no file"):
@@ -218,9 +219,9 @@ def test_foreign_file_and_newer_format(small: Path) -> None:
 
 
 def test_missing_tensor(small: Path) -> None:
-    state, metadata = files.read_tensors(small)
+    state, metadata = read_tensors(small)
     del state["layer1.0.conv1.weight"]
-    files.write_tensors(small, state, metadata)
+    write_tensors(small, state, metadata)
     with pytest.raises(UserError, match=r"layer1\.0\.conv1"):
         checkpoint.load(small)
 

@@ -82,7 +82,7 @@ def test_finding_7_5_a_run_that_cannot_be_written_is_not_measured(
     def read_only(place: files.Location, data: bytes) -> None:
         raise UserError(f"cannot write {place} (read-only); choose another place")
 
-    monkeypatch.setattr(files, "write_atomic", read_only)
+    monkeypatch.setattr(files, "write", read_only)
     assert main([run if word == "RUN" else word for word in argv]) == 2
     captured = capsys.readouterr()
     assert "cannot write" in captured.err

@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 
 from pruning.errors import UserError
-from pruning.models import checkpoint, files, registry
+from pruning.models import checkpoint, registry
+from pruning.models.tensors import read_tensors
 from search.backend import cluster
 from search.cli import main
 from search.config.schema import Config, ModelConfig
@@ -22,7 +23,7 @@ from tests.search.runs import make_rows, make_run
 
 def _poison(file: Path, marker: Path) -> None:
     """A model file whose network is a command."""
-    tensors, metadata = files.read_tensors(file)
+    tensors, metadata = read_tensors(file)
     evil = replace(
         checkpoint.info(file), model="subprocess:run", args={"args": ["touch", str(marker)]}
     )

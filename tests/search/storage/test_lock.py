@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> files.Location:
 
 def left_behind(run: files.Location, **driver: Any) -> None:
     found = {"token": "theirs", "host": platform.node(), "pid": os.getpid(), "beat": 3} | driver
-    files.write_atomic(run / lock.FILE, json.dumps(found).encode())
+    files.write(run / lock.FILE, json.dumps(found).encode())
 
 
 def test_it_is_there_while_held_and_renewed_and_gone_afterwards(run: files.Location) -> None:

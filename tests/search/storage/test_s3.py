@@ -21,6 +21,7 @@ from rich.console import Console
 from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.models.registry import resolve
+from pruning.models.tensors import write_tensors
 from search import cli, runner
 from search.config import loader as configuration
 from search.data import splits
@@ -135,7 +136,7 @@ def test_images_and_weights_come_from_there_and_are_cached(
         files.write(files.join(folder, f"{split}-0.parquet"), sink.getvalue())
     args = {"num_classes": 5, "in_channels": 3}
     weights = files.join(folder, "weights.safetensors")
-    files.write_tensors(weights, dict(resolve("digits", args).state_dict()), {})
+    write_tensors(weights, dict(resolve("digits", args).state_dict()), {})
     images = ["--data.name=parquet", f"--data.root={folder}", "--data.image_size=8"]
     config = configuration.load(["digits", *images, f"--model.weights={weights}"])
     base = base_model.prepare(config, say=lambda text: None)
