@@ -153,6 +153,8 @@ def rule(val: str) -> Rule:
         raise UserError(f"data.val {val} holds out no image; {form}")
 
     def rows(labels: np.ndarray, seed: int) -> np.ndarray:
+        if not len(labels):
+            raise UserError("data.root holds no image to train on; name a folder that has some")
         chosen = stratified(labels, share, seed) if share else np.zeros(len(labels), dtype=bool)
         if last:
             chosen[-last:] = True

@@ -24,7 +24,7 @@ from pruning.training.evaluation import evaluate
 from pruning.training.loop import finetune
 from pruning.training.recipe import Recipe
 from search.data import cache
-from search.data.spec import DIGITS_BASE, KINDS, DataConfig, stratified
+from search.data.spec import DIGITS_BASE, KINDS, DataConfig, rule, stratified
 from search.data.splits import Splits, load
 
 
@@ -325,3 +325,10 @@ def test_finding_7_10_one_class_is_refused(tmp_path: Path) -> None:
     config = DataConfig(name="folder", root=str(tmp_path), val="0.5", image_size=8)
     with pytest.raises(UserError, match="of one class; a classifier needs two"):
         load(config)
+
+
+@pytest.mark.parametrize("val", ["10%", "last:5"])
+def test_no_images_at_all_is_no_matter_of_data_val(val: str) -> None:
+    chosen = rule(val).rows
+    with pytest.raises(UserError, match=r"data\.root holds no image"):
+        chosen(np.zeros(0, np.int64), 0)
