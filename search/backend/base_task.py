@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 from pruning.errors import UserError
 from pruning.models import files
 from search.backend import cluster
-from search.config import Config
+from search.config import NAMED, Config
 from search.data import Given
 from search.storage import files as storage
 from search.trial import BaseModel, base_model
@@ -33,7 +33,7 @@ def run(
     stored = before is not None and storage.exists(file)
     known = files.join(config.out, base_model.FILE) if stored else None
     has_weights = config.model.weights is not None or (given and given.network)
-    if known is None and not has_weights:
+    if known is None and not has_weights and config.task in NAMED:
         say(f"training the base model {config.model.name} ({config.base.epochs:g} epochs)")
     try:
         # with .options() Ray would keep the process, and that its memory on the GPU

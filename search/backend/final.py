@@ -16,7 +16,7 @@ import numpy as np
 from pruning.graph import Cost
 from search.backend import cluster
 from search.config import Config
-from search.pareto import front
+from search.pareto import TOP1, Metric, Reference, front
 from search.storage import Ledger, Row
 from search.storage import files as storage
 from search.study import finalists
@@ -32,11 +32,12 @@ class Member:
 
     row: Row
     trainings: tuple[Training, ...]
+    metric: Metric = TOP1
 
     @property
     def best(self) -> Training:
         """The training whose weights are exported: best on val."""
-        return max(self.trainings, key=lambda training: training.val)
+        return max(self.trainings, key=lambda training: self.metric.gain(training.val))
 
     @property
     def val_mean(self) -> float:
@@ -60,7 +61,8 @@ def measure(
     The base model is measured with them, at no cost: what dominated it may have been lucky.
     """
     members = _finalists(config, base, rows)
-    batches = _batches(config, members, [row for row in members if not _is_whole(base, row)], say)
+    anew = [row for row in members if not _is_whole(base, row)]
+    batches = _batches(config, members, anew, base.metric, say)
     from search.backend import retrain  # and Ray Tune, which takes a second to import
 
     retrain.train_all(config, base, batches, share, say)
@@ -68,7 +70,7 @@ def measure(
     for row in members:
         if not (trained := _trainings(config, base, row)):
             say(f"{row.trial_id} keeps the weights of its trial, not tested: no final training")
-        measured.append(Member(row, trained or (_trial(config, row),)))
+        measured.append(Member(row, trained or (_trial(config, row),), base.metric))
     stays = _front(measured)
     for member in measured:
         if member not in stays:
@@ -79,18 +81,22 @@ def measure(
 def so_far(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Member]:
     """Members of the frontier of complete `rows` without any training, for a run that is stopped.
 
-    Final trainings that are finished already are used; the others' test accuracy is not known.
+    Final trainings that are finished already are used; the others' score on test is not known.
     """
     return _front(
         [
-            Member(row, _trainings(config, base, row) or (_trial(config, row),))
+            Member(row, _trainings(config, base, row) or (_trial(config, row),), base.metric)
             for row in _members(base, rows)
         ]
     )
 
 
 def _batches(
-    config: Config, members: Sequence[Row], anew: Sequence[Row], say: Callable[[str], None]
+    config: Config,
+    members: Sequence[Row],
+    anew: Sequence[Row],
+    metric: Metric,
+    say: Callable[[str], None],
 ) -> Iterator[list[Job]]:
     """What is not done yet: trainings that each of `anew` has, then those where seeds decide."""
 
@@ -105,20 +111,22 @@ def _batches(
     first = [k for k in repeats if k < trainings.ALL]
     yield todo(anew, first, f"{len(members)} points of the frontier")
     for k in repeats[len(first) :]:
-        yield todo(_overlapping(config, anew), [k], f"seed {k + 1} where neighbours overlap")
+        yield todo(
+            _overlapping(config, anew, metric), [k], f"seed {k + 1} where neighbours overlap"
+        )
 
 
 def _finalists(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Row]:
     """Whom to train anew, and the base model."""
     graph = base.channel_graph()
     cost = Cost(graph)
-    reference = front.reference_point(cost.base_macs, base.info.classes)
+    reference = Reference.of(cost.base_macs, base.metric, base.val)
     slim = [row for row in rows if not _is_whole(base, row)]
     chosen = finalists(slim, config.search.final_points, graph, cost, reference)
     return chosen + [row for row in rows if _is_whole(base, row)]
 
 
-def _overlapping(config: Config, rows: Sequence[Row]) -> list[Row]:
+def _overlapping(config: Config, rows: Sequence[Row], metric: Metric = TOP1) -> list[Row]:
     """Those whose mean on val is, for its noise, not apart from that of a neighbour by MACs."""
     found = {row.trial_id: [t.val for t in _finished(config, row)] for row in rows}
     several = [np.var(vals, ddof=1) for vals in found.values() if len(vals) > 1]
@@ -129,7 +137,7 @@ def _overlapping(config: Config, rows: Sequence[Row]) -> list[Row]:
     errors = {name: np.sqrt(np.mean(several) / max(len(vals), 1)) for name, vals in found.items()}
     close = set()
     for a, b in itertools.pairwise(row.trial_id for row in rows):
-        apart = np.mean(found[b]) - np.mean(found[a])
+        apart = metric.gain(float(np.mean(found[b]))) - metric.gain(float(np.mean(found[a])))
         if apart < APART * np.hypot(errors[a], errors[b]):
             close |= {a, b}
     return [row for row in rows if row.trial_id in close]
@@ -137,13 +145,13 @@ def _overlapping(config: Config, rows: Sequence[Row]) -> list[Row]:
 
 def _members(base: BaseModel, rows: Sequence[Row]) -> list[Row]:
     """The frontier of single trainings, and the base model, which a lucky one may dominate."""
-    members = [rows[i] for i in front.front(front.points_of(rows))]
+    members = [rows[i] for i in front.front(front.points_of(rows, base.metric))]
     return members + [row for row in rows if _is_whole(base, row) and row not in members]
 
 
 def _front(members: Sequence[Member]) -> list[Member]:
     """Those that no other's mean dominates, by MACs."""
-    points = [(member.row.macs, member.val_mean) for member in members]
+    points = [(member.row.macs, member.metric.gain(member.val_mean)) for member in members]
     return [members[i] for i in front.front(points)]
 
 

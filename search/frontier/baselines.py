@@ -107,7 +107,7 @@ def compare(
         found = [final_training.stored(config, shot.row, k) for k in range(seeds)]
         done = tuple(training for training in found if training is not None)
         if done:
-            records.append(_record(shot, Member(shot.row, done), points, base))
+            records.append(_record(shot, Member(shot.row, done, base.metric), points, base))
     table = pa.Table.from_pylist(records, schema=table_schema(COLUMNS, base.metric))
     run, sink = files.open_uri(config.out), pa.BufferOutputStream()
     pq.write_table(table, sink)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.config import CLASSIFICATION, NAMED
+from search.config import CLASSIFICATION, SEGMENTATION
 from search.storage import Row, metric_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def subject(record: Mapping[str, Any]) -> str:
     task = str(config.get("task", CLASSIFICATION))
     model = config.get("model", {}).get("name", "network")
     data = config.get("data", {}).get("name", "data")
-    return task if task not in NAMED else f"{model} on {data}"
+    return f"{model} on {data}" if task in (CLASSIFICATION, SEGMENTATION) else task
 
 
 def png(figure: Figure) -> bytes:

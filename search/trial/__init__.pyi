@@ -3,7 +3,6 @@ from . import final_training as final_training
 from . import latency as latency
 from . import memory as memory
 from . import trial as trial
-from .base_model import SCORING_BATCH as SCORING_BATCH
 from .base_model import BaseModel as BaseModel
 from .final_training import Job as Job
 from .final_training import Training as Training

@@ -17,7 +17,7 @@ from pruning.graph import ChannelGraph, lattice, plain, trace
 from pruning.methods import Problem, State
 from pruning.models import ModelInfo, checkpoint, files, write_tensors
 from search import tasks
-from search.config import Config, SearchConfig, method_names
+from search.config import NAMED, Config, SearchConfig, method_names
 from search.data import Given
 from search.pareto import TOP1, Metric
 from search.study import PATH, limits
@@ -25,7 +25,6 @@ from search.tasks import TaskError, Workload
 from search.trial import base_cache as states
 from search.trial import whole_model
 
-SCORING_BATCH = 500  # of the final trainings, until they score by the task
 FILE = "base.safetensors"  # of a run
 
 
@@ -181,12 +180,9 @@ def facts(base: BaseModel, problem: Problem) -> dict[str, Any]:
 
 def question(config: Config) -> str | None:
     """What to ask below the score of a base model whose weights the user gave."""
-    if config.model.weights is None:
+    if config.model.weights is None or config.task not in NAMED:
         return None
-    return (
-        "is this the score you know? If not, look at data.mean and data.std, data.image_size, "
-        "and the order of what is told apart"
-    )
+    return tasks.DOUBT
 
 
 def _refuse(

@@ -72,11 +72,6 @@ class TrialContext:
         """The task's metric on val or test."""
         return self.task.score(model, split)
 
-    @property
-    def test(self) -> Any:
-        """The images of the test split, of a task that has some."""
-        return getattr(self.task, "test")  # noqa: B009
-
     def before(self, model: nn.Module, score: float) -> Repaired:
         """A network of this score, before its training, to fall back on."""
         return Repaired(model, score, self.task.metric)

@@ -35,7 +35,8 @@ def build(
     """
     torch.manual_seed(config.seed)
     net = tasks.network_of(task, config.task)
-    if stored is not None and given.network is not None:
+    trained = getattr(task, "trained", True)
+    if stored is not None and given.network is not None and (given.task is None or trained):
         _check_same(net, stored, config)
         return net, 0.0
     if stored is not None:
@@ -44,7 +45,8 @@ def build(
         _check_weights(net, lambda: tasks.network_of(task, config.task), config)
         return net, 0.0
     named = config.task in NAMED and given.task is None  # of `model` and `data`
-    whole = given.network is not None or (not named and getattr(task, "trained", True))
+    handed = given.network is not None and given.task is None
+    whole = handed or (not named and trained)
     if named and config.model.weights is not None:
         metadata = weights.load_weights(
             net, config.model.weights, new_head=config.model.new_head, say=note

@@ -83,7 +83,7 @@ def test_int8_columns_of_all_points_and_of_one_later(run: Path) -> None:
 def test_int8_that_loses_more_than_its_tolerance_is_named(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "_scores", lambda runs, images: (0.9, 0.85))
+    monkeypatch.setattr(int8, "_scores", lambda runs, task, split: (0.9, 0.85))
     command = ["export", str(run), "--format", "onnx", "--int8", "--point", "0"]
     assert main([*command, "--int8-tolerance", "0.06"]) == 0
     assert "more than --int8" not in capsys.readouterr().out
