@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from search.config import Config
     from search.data import Given
     from search.result import Result
+    from search.tasks import Task
 
 Images = tuple[Any, Any, Any]
 """train, val and test, each in any form that `search.data.forms.images_of` takes, or None."""
+
+
+DEFAULT = "digits"  # the configuration of a call without any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,13 +39,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run(
-    model: nn.Module | Config | str | os.PathLike[str] = "digits",
+    model: nn.Module | Config | str | os.PathLike[str] = DEFAULT,
     train: Any = None,
     val: Any = None,
     test: Any = None,
     *,
     out: str | os.PathLike[str] | None = None,
     trials: int | None = None,
+    task: Task | str | None = None,
     quiet: bool = False,
     console: Console | None = None,
     **options: Any,
@@ -61,6 +66,9 @@ def run(
     (finetune={"epochs": 5, "lr": 0.01}, search={"method": "peel"}) or dotted
     (**{"finetune.epochs": 5}). quiet: print nothing.
 
+    task: what is slimmed where it is no classification: an object with the methods of
+    `search.Task`, in place of model and images, or a name, as `slimfront search --task` takes it.
+
     Joins the Ray that this process is connected to and leaves it running; else starts one on this
     machine (or joins resources.address) and shuts it down at the end. Objects reach the workers
     through Ray: a class from a module must be importable on every node. Raises UserError, one line
@@ -71,15 +79,21 @@ def run(
     from search.storage import record
 
     console, images = _console(console, quiet), (train, val, test)
-    config = _config(model, images, _options(out, trials, options))
-    named = not _is_network(model) and train is None
+    if isinstance(task, str):
+        options, task = {**options, "task": task}, None
+    if task is not None:
+        config = _task_config(task, model, images, _options(out, trials, options))
+    else:
+        config = _config(model, images, _options(out, trials, options))
+    named = not _is_network(model) and train is None and task is None
     if named and record.nothing_to_do(config):  # neither Ray nor a base model for that, nor torch
         line = f"{config.out} is complete; nothing is left to do"
         console.print(line, highlight=False, markup=False)
         return _result(config, None)
     with interrupt.remembered():
         loader.validate(config)
-        return _run(config, _given(model, images, config), console)
+        given = _given(model, images, config) if task is None else _given_task(task, config)
+        return _run(config, given, console)
 
 
 def open_run(
@@ -164,6 +178,39 @@ def _config(model: Any, images: Images, options: Mapping[str, Any]) -> Config:
     if network and config.model.weights is not None:
         raise UserError("the network that was given has its weights; leave model.weights out")
     return config
+
+
+def _task_config(task: Any, model: Any, images: Images, options: dict[str, Any]) -> Config:
+    """The configuration of a task that was handed in; its local paths are absolute."""
+    from search.config import loader
+
+    if model != DEFAULT or any(part is not None for part in images):
+        raise UserError("search.run got a task and a model or images; the task has its own")
+    name = type(task).__name__
+    tree: dict[str, Any] = {"out": f"runs/{name}"}
+    _merge(tree, options)
+    _merge(tree, {"task": f"user:{name}", "model": {"name": f"user:{name}"}})
+    return loader.absolute(loader.from_dict(tree, "search.run"))
+
+
+def _given_task(task: Any, config: Config) -> Given:
+    """UserError where an object is no task, or cannot be sent to other processes."""
+    from ray import cloudpickle
+
+    from search import tasks
+    from search.data import given
+
+    checked = tasks.check(task, config.task)
+    network = tasks.network_of(checked, config.task)
+    try:
+        cloudpickle.dumps(task)
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{type(task).__name__} cannot be sent to the workers ({first}); open files, locks and "
+            'the like inside its methods, or name it as task="package.module:factory"'
+        ) from error
+    return given.Given(network=network, task=checked)
 
 
 def _given(model: Any, images: Images, config: Config) -> Given | None:

@@ -60,7 +60,7 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
     source, _, name = spec.rpartition(":")
     args = dict(args or {})
     if source in ("", "zoo"):
-        factory = registry().get(name) or _unknown(spec)
+        factory = registry().get(name) or dense().get(name) or _unknown(spec)
     elif source == "torchvision":
         factory = _torchvision_factory(spec)
     elif source == "timm":
@@ -129,6 +129,13 @@ def registry() -> dict[str, Factory]:
         "densenet40": cifar.densenet40,
         "digits": cifar.digits,
     }
+
+
+def dense() -> dict[str, Factory]:
+    """The zoo's networks that answer for every place of an image."""
+    from pruning.models import dense as networks
+
+    return {"unet": networks.UNet, "detector": networks.CenterDetector}
 
 
 @cache

@@ -115,12 +115,13 @@ def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
     UserError where the run names some that the caller has not given.
     """
     from pruning.models import registry
-    from search.config import is_local
+    from search.config import NAMED, is_local
 
     model, data = settings.model, settings.data
-    if registry.runs_code(model.name) and not options.trust_factory:
+    name = model.name if settings.task in NAMED else settings.task
+    if registry.runs_code(name) and not options.trust_factory:
         raise UserError(
-            f"{place} is a run of {model.name}, which runs code of that module; "
+            f"{place} is a run of {name}, which runs code of that module; "
             "--trust_factory true allows it, if you trust it"
         )
     root = options.data_root or data.root

@@ -7,6 +7,7 @@ from .profile_options import ProfileOptions as ProfileOptions
 from .quantity import human as human
 from .schema import CLASSIFICATION as CLASSIFICATION
 from .schema import NAMED as NAMED
+from .schema import SEGMENTATION as SEGMENTATION
 from .schema import Config as Config
 from .schema import DataConfig as DataConfig
 from .schema import ModelConfig as ModelConfig

@@ -44,7 +44,7 @@ __all__ = [
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "digits"
 NEUTRAL = ""  # no file: the defaults of `Config`, where the network or the images are the user's
-OWN = ("model.name", "data.name", "data.root")  # flags that say so
+OWN = ("task", "model.name", "data.name", "data.root")  # flags that say so
 
 
 def load(argv: Sequence[str] = (), prog: str = "slimfront search") -> Config:

@@ -12,7 +12,8 @@ from search.config.recipe import RecipeConfig
 from search.data import DataConfig
 
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
-NAMED = (CLASSIFICATION, SEGMENTATION)
+SCENES = ("scenes-segmentation", "scenes-detection")
+NAMED = (CLASSIFICATION, SEGMENTATION, *SCENES)
 """Tasks that are made of `model` and `data`."""
 
 

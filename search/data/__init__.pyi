@@ -1,3 +1,4 @@
+from . import dense as dense
 from . import given as given
 from . import packing as packing
 from . import spec as spec

@@ -1,4 +1,5 @@
 from .classification import Classification as Classification
+from .loading import DOUBT as DOUBT
 from .loading import check as check
 from .loading import load as load
 from .loading import network_of as network_of

@@ -10,7 +10,7 @@ from torch import nn
 
 from pruning.errors import UserError
 from pruning.models import registry
-from search.config import CLASSIFICATION, Config
+from search.config import CLASSIFICATION, NAMED, SEGMENTATION, Config
 from search.data import Given
 from search.pareto import Metric
 from search.tasks import classification
@@ -18,6 +18,12 @@ from search.tasks.classification import Classification, ClassificationWorkload
 from search.tasks.own import OwnWorkload
 from search.tasks.task import NEEDED, Task
 from search.tasks.workload import Workload
+
+DOUBT = (
+    "is this the score you know? If not, look at data.mean and data.std, data.image_size, and the "
+    "order of the classes"
+)
+"""What to ask where the weights are the user's."""
 
 
 def load(config: Config, given: Given | None = None) -> Task:
@@ -27,6 +33,8 @@ def load(config: Config, given: Given | None = None) -> Task:
         return check(given.task, config.task)
     if config.task == CLASSIFICATION:
         return Classification(config, given)
+    if config.task in NAMED:
+        return check(_built_in(config, given.network), config.task)
     return check(_made(config), config.task)
 
 
@@ -39,7 +47,7 @@ def open_task(task: Task, config: Config, device: str) -> Workload:
 
 def skeleton(config: Config, args: Mapping[str, Any], given: Given) -> nn.Module:
     """The whole network, for weights that are known: no image is read for it."""
-    if config.task == CLASSIFICATION and given.task is None:
+    if config.task in NAMED and given.task is None:
         return classification.skeleton(config, args, given)
     return network_of(load(config, given), config.task)
 
@@ -81,6 +89,22 @@ def check(task: Any, name: str) -> Task:
     return found
 
 
+def _built_in(config: Config, network: nn.Module | None) -> Any:
+    from search.tasks import scenes, segmentation
+
+    made = {
+        SEGMENTATION: segmentation.of_files,
+        "scenes-segmentation": scenes.segmentation,
+        "scenes-detection": scenes.detection,
+    }
+    return made[config.task](config, network)
+
+
 def _made(config: Config) -> Any:
+    if ":" not in config.task:
+        raise UserError(
+            f"there is no task {config.task}; known are {', '.join(NAMED)}, or name one of your "
+            "own, package.module:factory"
+        )
     trust = config.model.trust_factory
     return registry.made(config.task, config.task_args, trust=trust)

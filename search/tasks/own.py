@@ -44,8 +44,8 @@ class OwnWorkload(Workload):
         shape = _shape(self._example)
         channels = shape[:1] if len(shape) == 3 else ()
         self.about = About(
-            model=name,
-            args=dict(args),
+            model=getattr(task, "origin", (name, args))[0],
+            args=dict(getattr(task, "origin", (name, args))[1]),
             shape=shape,
             mean=tuple(getattr(task, "mean", None) or [0.0] * sum(channels)),
             std=tuple(getattr(task, "std", None) or [1.0] * sum(channels)),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import REPOSITORY
+from tests.docs.blocks import REPOSITORY, blocks_of
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -83,3 +83,15 @@ def test_resume_extend_and_deploy(tmp_path: Path) -> None:
 def test_cluster(tmp_path: Path) -> None:
     said = run("cluster.py", tmp_path, "--trials", "2", "--out", str(tmp_path / "RUN"))
     assert said.splitlines()[-1] == "2 trials on 2 nodes of 1 host"
+
+
+def test_own_task(tmp_path: Path) -> None:
+    """Less is better: the error is far below that of guessing; the page shows the same task."""
+    (page, *_) = blocks_of(REPOSITORY / "docs/your-task.md")
+    own = (EXAMPLES / "own_task.py").read_text()
+    assert page.code[page.code.index("class Angles") :].strip() in own
+    few = ("--trials", "3", "--out", "RUN", "--at-most", "100%")
+    said = run("own_task.py", tmp_path, *few).splitlines()[-1]
+    found = re.fullmatch(r"Point\(point \d+, [\d.]+k? MACs, ([\d.]+) °\); .* ([\d.]+) °", said)
+    assert found and float(found[1]) < 12
+    assert "error on val [°]" in (tmp_path / "RUN/report.html").read_text()
