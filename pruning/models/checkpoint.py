@@ -40,6 +40,11 @@ class ModelInfo:
     digest: str
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that a classifier gives for an image; 0 of other networks."""
+        return self.classes
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

@@ -53,7 +53,7 @@ def run(argv: Sequence[str], prog: str) -> None:
             "files that every later run decodes at a fraction of the cost. All splits of SOURCE "
             "are packed: train-*.parquet and the like, or folders train and val with a folder for "
             "each class. The same command again goes on where it ended. Images that cannot be "
-            "read are named and left out; at the end counts and labels are read back and compared."
+            "read are named and left out; at the end counts and targets are read back and compared."
         ),
     )
     parser.add_argument("source", metavar="SOURCE", help="folder or URI (s3://…) of the images")
@@ -77,7 +77,7 @@ def _pack(source: str, target: str, options: dict[str, int], as_json: bool) -> N
         return
     print(
         f"{packed.images:,} images in {packed.shards} files, {packed.bytes / 1e9:.2f} GB, in "
-        f"{target}; counts and labels agree with {source}"
+        f"{target}; counts and targets agree with {source}"
     )
     if packed.broken:
         first, reason = next(iter(packed.broken.items()))

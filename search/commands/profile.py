@@ -119,9 +119,9 @@ def _merge(
     shape = input_shape(options.input, base.model.name, config.data if config else None)
     args = base.model.args | options.args
     source = base.model.name.rpartition(":")[0]
-    known = KINDS[config.data.name].classes if config and config.data.name in KINDS else 0
-    if options.classes or (known and source in ("", "zoo", "torchvision", "timm")):
-        args["num_classes"] = options.classes or args.get("num_classes", known)
+    known = KINDS[config.data.name].outputs if config and config.data.name in KINDS else 0
+    if options.outputs or (known and source in ("", "zoo", "torchvision", "timm")):
+        args["num_classes"] = options.outputs or args.get("num_classes", known)
     if source in ("", "zoo"):
         args.setdefault("in_channels", shape[0])
     trust = options.trust_factory or base.model.trust_factory

@@ -13,7 +13,7 @@ class ProfileOptions:
     Args:
         input: Input shape, channels x height x width, as 3x224x224; null is the data's or the
             model's usual one.
-        classes: Number of classes; null is the data's or the model's usual one.
+        outputs: Number of outputs; null is the data's or the model's usual one.
         args: Further arguments of the network's factory, as in {"num_classes": 100}.
         trust_factory: Allow package.module:factory, which runs that package's code (true or false).
         divisor: Widths are multiples of this, or auto; null is the configuration's.
@@ -31,7 +31,7 @@ class ProfileOptions:
     """
 
     input: str | None = None
-    classes: int | None = None
+    outputs: int | None = None
     args: dict[str, Any] = field(default_factory=dict)
     trust_factory: bool = False
     divisor: int | Literal["auto"] | None = None

@@ -77,6 +77,11 @@ class Kind(NamedTuple):
     std: tuple[float, ...]
     augment: str
 
+    @property
+    def outputs(self) -> int:
+        """What a network must give for an image."""
+        return self.classes
+
 
 IMAGENET = Kind(224, 0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "crop-flip")
 KINDS = {

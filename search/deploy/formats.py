@@ -34,11 +34,12 @@ def get(name: str) -> Format:
 def usage(kind: Format, info: ModelInfo) -> str:
     """A README.txt for a point's file: what goes in, and three lines that use it."""
     shape = ", ".join(map(str, info.input_shape))
+    numbers = info.outputs or "…"
     return (
         f"{kind.file}: {info.model}, slimmed by slimfront\n"
         f"input  {INPUT}: float32 [batch, {shape}], pixels from 0 to 1, less the mean "
         f"{list(info.mean)}, over the standard deviation {list(info.std)}\n"
-        f"output {OUTPUT}: float32 [batch, {info.classes}]\n\n{kind.use}"
+        f"output {OUTPUT}: float32 [batch, {numbers}]\n\n{kind.use}"
     )
 
 

@@ -28,7 +28,7 @@ TRACED = 2
 INPUT, OUTPUT = "images", "logits"
 
 Runner = Callable[[np.ndarray], np.ndarray]
-"""Logits float [N, classes] of normalised images float [N, C, H, W], by the exported file."""
+"""Outputs float [N, …] of normalised images float [N, C, H, W], by the exported file."""
 
 
 @dataclass(frozen=True)

@@ -207,9 +207,9 @@ def _slopes(
         mine = [i for i, row in enumerate(rows) if (row.trial_id in members) == inside]
         if mine:
             ys = [[None if v is None else metric.scale * v for v in scores[i]] for i in mine]
-            labels = [f"{escape(rows[i].trial_id)}, {human(rows[i].macs)} MACs" for i in mine]
+            names = [f"{escape(rows[i].trial_id)}, {human(rows[i].macs)} MACs" for i in mine]
             xs = [places[i] for i in mine]
-            made = slopes(ys, xs, labels, name, colour, opacity, markers=inside, unit=metric.unit)
+            made = slopes(ys, xs, names, name, colour, opacity, markers=inside, unit=metric.unit)
             found.append(made)
     return found
 

@@ -61,21 +61,21 @@ def line(
 def slopes(
     curves: Sequence[Sequence[float | None]],
     places: Sequence[Sequence[str] | Sequence[float]],
-    labels: Sequence[str],
+    names: Sequence[str],
     name: str,
     colour: str,
     opacity: float,
     markers: bool = True,
     unit: str = "%",
 ) -> Figure:
-    """Many lines in one trace; places: the x values of each, labels (escaped): one for each.
+    """Many lines in one trace; places: the x values of each, names (escaped): one for each.
 
     Without markers thousands of points are drawn fast.
     """
     x: list[str | float | None] = []
     y: list[float | None] = []
     text: list[str] = []
-    for curve, place, label in zip(curves, places, labels, strict=True):
+    for curve, place, label in zip(curves, places, names, strict=True):
         x += [*place, None]
         y += [*curve, None]
         text += [label] * (len(curve) + 1)
@@ -101,7 +101,7 @@ def layout(
     yaxis: Figure | None = None,
     height: int = 420,
 ) -> Figure:
-    """Axes whose titles name the unit, the legend above, room for long labels."""
+    """Axes whose titles name the unit, the legend above, room for long names."""
     axis = {"gridcolor": _GRID, "zeroline": False, "automargin": True, "linecolor": "#8b929a"}
     return {
         "height": height,

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pruning.data import Samples
+from pruning.graph import ChannelGraph
+from pruning.models import ModelInfo
 from pruning.training import EpochResult, Recipe
 from search.pareto import Metric
 
@@ -31,6 +33,19 @@ class About:
     outputs: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    def info(self, graph: ChannelGraph) -> ModelInfo:
+        """Of the whole network."""
+        return ModelInfo(
+            model=self.model,
+            args=dict(self.args),
+            input_shape=self.shape,
+            classes=self.outputs,
+            mean=self.mean,
+            std=self.std,
+            widths={group.name: group.channels for group in graph.groups},
+            digest=graph.digest(),
+        )
 
 
 @dataclass(frozen=True)

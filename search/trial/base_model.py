@@ -120,20 +120,10 @@ def prepare(
             measured[name] = states.measure(name, net, graph, work)
     except TaskError as error:
         raise UserError(str(error)) from error
-    about = work.about
     return BaseModel(
         weights={name: t.detach().cpu().numpy() for name, t in net.state_dict().items()},
         graph=graph.to_json(),
-        info=ModelInfo(
-            model=about.model,
-            args=dict(about.args),
-            input_shape=about.shape,
-            classes=about.outputs,
-            mean=about.mean,
-            std=about.std,
-            widths={group.name: group.channels for group in graph.groups},
-            digest=graph.digest(),
-        ),
+        info=work.about.info(graph),
         val=val,
         test=test,
         states={name: state for name, (state, _) in measured.items()},

@@ -152,9 +152,9 @@ def _feasible(inputs: Inputs, met: Networks, missed: Networks) -> Surrogate | No
     """Who meets what only running a network can tell: a limit on latency, say."""
     if not len(missed):
         return None
-    labels = np.concatenate([np.ones(len(met)), np.zeros(len(missed))])
+    truth = np.concatenate([np.ones(len(met)), np.zeros(len(missed))])
     both = met + missed
-    return Surrogate(inputs, Networks(both.W, both.methods, labels))
+    return Surrogate(inputs, Networks(both.W, both.methods, truth))
 
 
 def _probable(feasible: Surrogate, networks: Networks) -> Array:

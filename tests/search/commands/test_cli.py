@@ -152,7 +152,7 @@ def test_profile_takes_channels_and_classes(capsys: pytest.CaptureFixture[str]) 
         return int(json.loads(capsys.readouterr().out)["maximum"]["params"])
 
     whole = params()
-    assert params("--classes", "100") == whole + 90 * 65  # 64 weights and a bias for each class
+    assert params("--outputs", "100") == whole + 90 * 65  # 64 weights and a bias for each class
     assert params("--input", "1x32x32") == whole - 2 * 9 * 16
 
 
