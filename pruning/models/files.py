@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -117,6 +118,8 @@ def write(place: Address | Location, data: bytes) -> None:
             raise
     except OSError as error:
         remedy = "choose another place" if location.is_local else "check address and access"
+        if error.errno == errno.ENOSPC:
+            remedy = f"make room there, or {remedy}"
         raise UserError(f"cannot write {place} ({_line(error)}); {remedy}") from error
 
 
