@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from pruning.errors import UserError
 from pruning.graph import named_tensors, plain, surgery, tensors_in, twin
@@ -178,12 +179,15 @@ def _info(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> ModelInf
 
 
 def _check_shapes(
-    skeleton: nn.Module, state: Mapping[str, Tensor], about: ModelInfo, path: str | os.PathLike[str]
+    skeleton: nn.Module, state: Mapping[str, Tensor], about: ModelInfo, uri: str | os.PathLike[str]
 ) -> None:
     """UserError unless each tensor is a cut of the network's and producers have their channels."""
+    modules = dict(skeleton.named_modules(remove_duplicate=False))
     for name, whole in skeleton.state_dict().items():
         part = state.get(name, whole)
-        channels = min(2, whole.ndim)  # later axes are the kernel's
+        path = name.rpartition(".")[0]
+        kernel = isinstance(modules.get(path), _ConvNd)  # later axes are the kernel's
+        channels = min(2, whole.ndim) if kernel else whole.ndim
         smaller = all(p <= w for p, w in zip(part.shape, whole.shape, strict=False))
         if (
             part.ndim != whole.ndim
@@ -191,7 +195,7 @@ def _check_shapes(
             or not smaller
         ):
             raise UserError(
-                f"{path} has {name} of shape {list(part.shape)}, no cut of {about.model}'s "
+                f"{uri} has {name} of shape {list(part.shape)}, no cut of {about.model}'s "
                 f"{list(whole.shape)}; was the network changed since?"
             )
     rows: Counter[str] = Counter()
@@ -203,5 +207,5 @@ def _check_shapes(
         if rows_held < width:
             found = "no weight" if weight is None else f"{rows_held}"
             raise UserError(
-                f"{path} says {width} channels in {layer}, there is {found}; save it again"
+                f"{uri} says {width} channels in {layer}, there is {found}; save it again"
             )

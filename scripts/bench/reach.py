@@ -85,15 +85,20 @@ def one(spec: str, options: argparse.Namespace) -> dict[str, Any]:
     """The row of one network: made once, tried by us and by torch-pruning in a process each."""
 
     def network() -> dict[str, Any]:
-        # the meta device counts without making
-        size = parameters(spec)
+        try:
+            size = parameters(spec)
+        except RuntimeError as error:  # made, as it cannot be counted without
+            if "allocate" not in str(error):
+                raise
+            return {"skipped": "more than the memory of a process", "parameters": MEMORY // 4}
         if size > options.most * 1e6:
             return {"skipped": f"{size / 1e6:.0f} M parameters", "parameters": size}
         model, example = made(spec)
         first = example if isinstance(example[0], int) else example[0].shape[1:]
         row = {"input": list(first), "parameters": size}
-        row |= in_process(lambda: ours(model, example), options.limit)
-        if not options.no_peer:
+        if options.peer != "only":
+            row |= in_process(lambda: ours(model, example), options.limit)
+        if options.peer != "no":
             peer = in_process(lambda: theirs(model, example), options.peer_limit)
             error = peer.pop("error", None)
             late = error == "timeout" or (error or "").startswith("MemoryError")
@@ -117,7 +122,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-limit", type=float, default=20, help="the same for torch-pruning")
     parser.add_argument("--most", type=float, default=150, help="parameters in millions")
     parser.add_argument("--minutes", type=float, default=1e9, help="start none after so long")
-    parser.add_argument("--no-peer", action="store_true", help="without torch-pruning")
+    parser.add_argument(
+        "--peer",
+        choices=("yes", "no", "only"),
+        default="yes",
+        help="with torch-pruning, without, or that alone where a line lacks it",
+    )
     parser.add_argument("--table", action="store_true", help="print what --out holds")
     return parser.parse_args()
 
@@ -143,9 +153,6 @@ def main() -> None:
     for name in pruning.__all__:
         getattr(pruning, name)  # loaded before processes fork
     # imports that torch puts off until the meta device is met
-    torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.GELU())(
-        torch.zeros(2, 1, 4, 4)
-    ).sum().backward()
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).to("meta")
     net.eval()(torch.zeros(2, 1, 4, 4, device="meta"))
     versions = {m.__name__: m.__version__ for m in (torch, torchvision, timm)}
@@ -158,12 +165,16 @@ def main() -> None:
         known = rows.get(spec, {})
         small = known.get("parameters", 0) <= options.most * 1e6
         done = bool(known) and not ("skipped" in known and small)
+        if options.peer == "only":
+            done = "peer" in known or "skipped" in known or not known
         if not wanted or (done and not options.again):
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         row = {"name": spec, "kind": kind, "revision": about["revision"], **one(spec, options)}
+        if options.peer == "only":
+            row = {**known, **{key: row[key] for key in row if key.startswith("peer")}}
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
         row["cpu_s"] = round(spent, 2)

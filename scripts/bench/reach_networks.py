@@ -6,7 +6,9 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -81,9 +83,14 @@ def build(spec: str, side: int | None = None) -> nn.Module:
         extra["weights_backbone"] = None
     if name.startswith(DETECTORS) and "ssd" not in name:
         extra |= {"min_size": 128, "max_size": 128}  # images are resized to this
-    if name.startswith("mvit"):
-        extra = {"spatial_size": (64, 64), "temporal_size": 8}
-    return torchvision.models.get_model(name, weights=None, **extra)
+    video = torchvision.models.video.mvit
+    small = partial(video._mvit, spatial_size=(64, 64), temporal_size=8)
+
+    def mvit(**options: Any) -> nn.Module:  # made for one size, which is an option of one of them
+        return small(**{k: v for k, v in options.items() if not k.endswith("l_size")})
+
+    with mock.patch.object(video, "_mvit", mvit):
+        return torchvision.models.get_model(name, weights=None, **extra)
 
 
 def parameters(spec: str) -> int:

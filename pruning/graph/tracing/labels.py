@@ -28,6 +28,16 @@ def all_fixed(tensor: Tensor) -> Tensor:
     return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
 
 
+def fed(tensor: Tensor) -> bool:
+    """Whether an input of the network went into it."""
+    return getattr(tensor, "fed", False)
+
+
+def feed(tensor: Tensor) -> None:
+    """An input of the network went into it."""
+    tensor.fed = True  # type: ignore[attr-defined]
+
+
 def start(tensor: Tensor) -> None:
     """Label an input of the network, or a value of unknown origin."""
     give(tensor, all_fixed(tensor))

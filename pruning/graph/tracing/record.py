@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pruning.graph.parts import Layer
-from pruning.graph.tracing.labels import compact, labels_of
+from pruning.graph.tracing.labels import compact, fed, labels_of
 
+MANY = 4096  # labels: fewer are quicker tied than looked through
 Key = tuple[str, int]
 Place = tuple[str, int, int]
 """A line of the network's code and how often it has been passed: (file, line, count)."""
@@ -72,8 +73,9 @@ class Record:
         A code of positions that is made anew for every image has their number in front.
         """
         given = [t for t in operands if t is not None]
-        shared = all(labels_of(t) is None for t in given)
-        if shared and not any(t.ndim and t.shape[0] == self.images for t in given):
+        if not any(map(fed, given)) and not any(
+            t.ndim and t.shape[0] == self.images for t in given
+        ):
             return total
         return round(total / self.images)
 
@@ -122,6 +124,8 @@ class Record:
         for dim in range(a.ndim):
             if a.stride(dim) == 0 and b.stride(dim) == 0:
                 a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+        if a.numel() > MANY:
+            a, b = _without_repeats(a, b)
         different = a != b
         if bool(different.any()):
             self.ties.append((a[different], b[different]))
@@ -165,3 +169,18 @@ class Record:
 
     def fix_labels(self, labels: Tensor, reason: str) -> None:
         self.fixes.append((compact(labels).unique(), reason))
+
+
+def _without_repeats(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Without slices that are those before them: all tokens but one have the same channels."""
+    for dim in range(a.ndim):
+        size = a.shape[dim]
+        if size > 1:
+            new = torch.zeros(size, dtype=torch.bool)
+            new[0] = True
+            for each in (a, b):
+                change = each.narrow(dim, 1, size - 1) != each.narrow(dim, 0, size - 1)
+                new[1:] |= change.movedim(dim, 0).flatten(1).any(1)
+            index = new.nonzero().squeeze(1)
+            a, b = a.index_select(dim, index), b.index_select(dim, index)
+    return a, b

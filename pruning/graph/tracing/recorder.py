@@ -16,7 +16,16 @@ from torch.overrides import TorchFunctionMode
 from pruning.errors import UserError
 from pruning.graph.surgery import fits_itself
 from pruning.graph.tracing.inputs import Inputs
-from pruning.graph.tracing.labels import FIXED, compact, labels_of, spread, start, tensors_in
+from pruning.graph.tracing.labels import (
+    FIXED,
+    compact,
+    fed,
+    feed,
+    labels_of,
+    spread,
+    start,
+    tensors_in,
+)
 from pruning.graph.tracing.record import Place, Record
 from pruning.graph.tracing.rules import OWN_PARAMETERS, RULES, understood
 from pruning.graph.twins import named_tensors, twin
@@ -85,6 +94,7 @@ def _pass(
     args, kwargs = inputs.on(device)
     for tensor in tensors_in((args, kwargs)):
         start(tensor)
+        feed(tensor)
     record.images = inputs.images
     with torch.no_grad(), _Recorder(record, runs):
         output = runs(*args, **kwargs)
@@ -133,8 +143,11 @@ class _Recorder(TorchFunctionMode):
         self._label_vectors(name, operands)
         inputs = [t for t in operands if labels_of(t) is not None]
         before = [labels_of(t) for t in inputs]
-        out = self._run(name, func, args, kwargs)
+        out = computed(name, func, args, kwargs)
         results = list(tensors_in(out))
+        if any(map(fed, operands)):
+            for result in results:
+                feed(result)
         parameters = [n for t in operands if (n := self.record.name_of(t)) is not None]
         if not (inputs or parameters) or name in FREE or name in NO_CHANNELS:
             return out
@@ -149,12 +162,6 @@ class _Recorder(TorchFunctionMode):
             if any(len(self.record.shapes[n]) > 1 for n in parameters) and name not in RULES:
                 self.record.uncounted[name] = None
         return out
-
-    def _run(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """The operation; norms of shapes alone take Python milliseconds, and change no shape."""
-        if name in SAME_SHAPE and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return torch.empty_like(args[0])
-        return func(*args, **kwargs)
 
     def _label_vectors(self, name: str, operands: list[Tensor]) -> None:
         """Parameters that are vectors carry labels from birth: `1 + gamma.view(1, -1, 1, 1)`."""
@@ -181,6 +188,13 @@ class _Recorder(TorchFunctionMode):
                 self.record.fix_labels(labels, f"passes through {name}")
         for result in results:
             start(result)
+
+
+def computed(name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What the operation returns; norms of shapes alone take milliseconds, and change no shape."""
+    if name in SAME_SHAPE and args and isinstance(args[0], Tensor) and args[0].is_meta:
+        return torch.empty_like(args[0])
+    return func(*args, **kwargs)
 
 
 class Places:

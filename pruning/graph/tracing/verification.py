@@ -8,8 +8,9 @@ twins get random ones in their place.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from pruning.graph.channel_graph import ChannelGraph, Keep
 from pruning.graph.masking import masked
 from pruning.graph.surgery import cut
-from pruning.graph.tracing.inputs import Inputs
+from pruning.graph.tracing.inputs import Inputs, each
 from pruning.graph.tracing.labels import tensors_in
 from pruning.graph.tracing.record import Place
-from pruning.graph.tracing.watching import Watch
+from pruning.graph.tracing.watching import Shapes, Watch
 from pruning.graph.twins import named_tensors, twin
 
+NOWHERE: Place = ("", 0, 0)
 CODE = "its code needs this channel count"
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of a layer's largest output
 
@@ -41,6 +43,11 @@ class Fault:
     weight: str | None = None
     error: float = math.inf
 
+    @property
+    def of_outputs(self) -> bool:
+        """Whether all layers agree, and the outputs have their shapes."""
+        return math.isfinite(self.error) and self.weight is None
+
 
 class UnsuitableError(Exception):
     """The whole network does not run on these inputs."""
@@ -56,6 +63,7 @@ class Bench:
         self.whole, self.inputs = whole, inputs
         self.tolerance = TOLERANCE.get(dtype, 0.05)
         self.runs = False
+        self.shapes: nn.Module | None = None
 
     def fault(
         self, graph: ChannelGraph, keep: Keep, norms: Mapping[Place, tuple[int, np.ndarray]]
@@ -84,6 +92,40 @@ class Bench:
         if ours is None:
             return Fault(CODE, slim.place)
         return self._compare(slim, whole) or self._outputs(ours, theirs)
+
+    def stops_at(self, graph: ChannelGraph, keep: Keep) -> Place | None:
+        """Where the network's code fails if only `keep` stays; on shapes, where that can be."""
+        if self.shapes is None:
+            tensors = named_tensors(self.whole)
+            empty = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+            self.shapes = twin(self.whole, empty)
+            if self._stop(self.shapes) is not None:
+                self.shapes = self.whole
+        return self._stop(cut(self.shapes, graph, keep))
+
+    @cached_property
+    def unstable(self) -> bool:
+        """Whether a breath of noise changes what the whole network returns as much as a fault.
+
+        Detectors sort boxes by their scores; layers that agree may yet lead to other boxes.
+        """
+        device = next(iter(named_tensors(self.whole).values())).device
+        args, kwargs = self.inputs.on(device)
+        found = []
+        for size in (0.0, 1e-6):
+            with torch.no_grad():
+                found.append(self.whole(*each(args, _breath(size)), **each(kwargs, _breath(size))))
+        return self._outputs(*found) is not None
+
+    def _stop(self, net: nn.Module) -> Place | None:
+        args, kwargs = self.inputs.on(next(iter(named_tensors(net).values())).device)
+        watch = Shapes()
+        try:
+            with torch.no_grad(), watch:
+                net(*args, **kwargs)
+        except Exception:  # the network's code may raise anything
+            return watch.place or NOWHERE
+        return None
 
     def _run(self, model: nn.Module, watch: Watch) -> Any:
         device = next((t.device for t in model.parameters()), torch.device("cpu"))
@@ -136,6 +178,15 @@ def lively(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return twin(model, tensors).eval().requires_grad_(False)
 
 
+def _breath(size: float) -> Callable[[Tensor], Tensor]:
+    def blown(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor * (1 + size * torch.linspace(-1, 1, tensor.shape[-1]).to(tensor))
+
+    return blown
+
+
 def _alike(value: Tensor) -> bool:
     """Whether all values are one; a look at the first few spares most tensors the rest."""
     flat = value.reshape(-1)
@@ -152,6 +203,11 @@ def irregular(graph: ChannelGraph, seed: int = 0) -> Keep:
         count = max(1, (group.units // 2) | 1) if group.units > 2 else 1
         keep.append(np.sort(random.permutation(group.units)[:count]))
     return tuple(keep)
+
+
+def halved(graph: ChannelGraph) -> Keep:
+    """The first half of every group's units: widths that are what others' were."""
+    return tuple(np.arange(max(1, group.units // 2)) for group in graph.groups)
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.parts import Layer
 from pruning.graph.tracing.record import Place
-from pruning.graph.tracing.recorder import Places
+from pruning.graph.tracing.recorder import Places, computed, name_of
 from pruning.graph.twins import named_tensors
 
 WATCHED: set[Any] = {
@@ -90,6 +90,21 @@ class Watch(TorchFunctionMode):
         ]
         out = torch.zeros_like(bound.input)
         return out.index_copy(dim, rows, func(part, shape, *rest))
+
+
+class Shapes(TorchFunctionMode):
+    """A run on the meta device, to see where it ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = Places()
+        self.place: Place | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.place = self.places.here() or self.place
+        return computed(name_of(func), func, args, kwargs or {})
 
 
 class _NormCall:

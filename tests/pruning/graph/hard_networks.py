@@ -113,6 +113,14 @@ def partly_added(net: Net, x: Tensor) -> Tensor:
     return pooled(net, net.b(torch.cat([y[:, : net.own] + x, y[:, net.own :]], 1)))
 
 
+def widened(net: Net, x: Tensor) -> Tensor:
+    """Projects the shortcut where two numbers differ: at half the widths they do not."""
+    x = net.a(x)
+    y = net.c(x).view(len(x), net.outer, 12, 12)
+    short = net.d(x) if net.inner != net.outer else x
+    return pooled(net, net.b(y + short))
+
+
 def squeeze_excite(net: Net, x: Tensor) -> Tensor:
     x = net.a(x)
     gate = net.up(net.down(x.mean((2, 3))).relu()).sigmoid()

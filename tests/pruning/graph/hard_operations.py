@@ -28,6 +28,7 @@ from tests.pruning.graph.hard_networks import (
     squeeze_excite,
     token_mixer,
     usual,
+    widened,
 )
 
 OPERATIONS: dict[str, Case] = {
@@ -94,6 +95,10 @@ OPERATIONS: dict[str, Case] = {
     ),
     "shortcut to some channels": Case(
         lambda: usual(partly_added, c=conv(8, 13), own=8, b=conv(13, 8))
+    ),
+    "numbers that are compared": Case(
+        lambda: usual(widened, inner=8, outer=16, c=conv(8, 16), d=conv(8, 16, 1), b=conv(16, 8)),
+        fixed={"c": "this channel count", "d": "this channel count"},
     ),
     "every second channel": Case(
         lambda: usual(lambda n, x: pooled(n, n.b(n.a(x)[:, ::2])), b=conv(4, 8)),

@@ -22,7 +22,15 @@ from pruning.graph import ChannelGraph, Cost, cut, lattice, trace
 from pruning.graph.surgery import resize
 from pruning.graph.tracing.verification import irregular
 from pruning.models import ModelInfo, load, resolve, save
-from tests.pruning.graph.hard_networks import Net, attention, cbr, conv, pooled, usual
+from tests.pruning.graph.hard_networks import (
+    Net,
+    attention,
+    cbr,
+    conv,
+    pooled,
+    token_mixer,
+    usual,
+)
 
 
 def counted(net: nn.Module, shape: tuple[int, ...]) -> float:
@@ -47,6 +55,12 @@ def einsums(net: Net, x: Tensor) -> Tensor:
 def heads(net: Net, x: Tensor) -> Tensor:
     x = net.a(x).flatten(2).transpose(1, 2)
     return net.fc(net.m(x, x, x, need_weights=False)[0].mean(1))
+
+
+def biased(net: Net, x: Tensor) -> Tensor:
+    """A network of its own makes a code of positions, once for all images, as SwinV2 does."""
+    code = net.m(net.table).transpose(1, 2).view(1, 8, 12, 12)
+    return pooled(net, net.b(net.a(x) + code))
 
 
 COSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -74,6 +88,18 @@ COSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             inner=nn.Linear(8, 16),
             out=nn.Linear(16, 6),
             fc=nn.Linear(6, 5),
+        ),
+        (3, 12, 12),
+    ),
+    "token mixer": (
+        lambda: usual(token_mixer, mix=nn.Linear(144, 144)),
+        (3, 12, 12),
+    ),
+    "bias of positions": (
+        lambda: usual(
+            biased,
+            m=nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 8)),
+            table=torch.randn(1, 144, 2),
         ),
         (3, 12, 12),
     ),

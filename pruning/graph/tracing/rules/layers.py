@@ -87,10 +87,15 @@ def linear(
     positions = record.per_image(out.numel() // out.shape[-1], input)
     if record.name_of(weight) is None:
         return _computed(record, out, "linear", weight, positions, input, bias)
-    name = record.layer("linear", weight, bias, 1, positions)
     labels = labels_of(input)
     changes = varying(labels) if labels is not None else []
-    if labels is not None and changes and input.ndim - 1 not in changes:
+    mixes = labels is not None and bool(changes) and input.ndim - 1 not in changes
+    name = record.layer("linear", weight, bias, 1, 0 if mixes else positions)
+    if mixes:
+        # its positions are channels: the product that it is shrinks with them
+        assert labels is not None
+        side = [once(labels).reshape(-1)] if len(changes) == 1 else []
+        record.product(name.removesuffix(".weight"), "linear", positions * weight.numel(), *side)
         zeros = torch.zeros(1, dtype=torch.int64)
         record.attach(name, 1, zeros.expand(weight.shape[1]).clone())
         record.fix_labels(record.axis(name, 0), "mixes positions, not channels")
