@@ -169,7 +169,8 @@ def test_trade_offs_and_failures_in_words(run: Path) -> None:
 def test_duckdb_and_pandas_read_the_frontier(run: Path) -> None:
     duckdb = pytest.importorskip("duckdb", reason="needs duckdb (pip install duckdb)")
     path = str(run / "frontier.parquet")
-    kinds = dict(duckdb.sql(f"select column_name, column_type from (describe '{path}')").fetchall())
+    columns = f"select column_name, column_type from (describe select * from '{path}')"
+    kinds = dict(duckdb.sql(columns).fetchall())
     assert kinds["rank"] == "INTEGER"
     assert kinds["macs"] == "BIGINT"
     assert kinds["score_test_mean"] == kinds["latency_ms_b1"] == "DOUBLE"
