@@ -66,7 +66,7 @@ def test_finding_8_10_the_bases_trial_does_not_count() -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("trials", [30])
+@pytest.mark.parametrize("trials", [24])
 def test_finding_8_10_time_left_comes_true_on_a_real_search(trials: int, tmp_path: Path) -> None:
     """By what `live.json` foretells while the digits are searched, final trainings included."""
     out = tmp_path / "run"
