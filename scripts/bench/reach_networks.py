@@ -155,7 +155,7 @@ def quick_initialisation() -> Iterator[None]:
 
     What a network computes beside them, buffers and numbers, is what it is.
     """
-    noise = torch.randn(NOISE)
+    noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0))
 
     def drawn(change: Callable[[Tensor, Any, Any], Tensor]) -> Callable[..., Tensor]:
         def fill(tensor: Tensor, a: float = 0, b: float = 1, **_: Any) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from pruning.graph.tracing.record import Place
 from pruning.graph.tracing.watching import Shapes, Watch
 from pruning.graph.twins import named_tensors, twin
 
+OUTPUTS = ("", 0)
 NOWHERE: Place = ("", 0, 0)
 CODE = "its code needs this channel count"
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of a layer's largest output
@@ -43,11 +43,6 @@ class Fault:
     weight: str | None = None
     error: float = math.inf
 
-    @property
-    def of_outputs(self) -> bool:
-        """Whether all layers agree, and the outputs have their shapes."""
-        return math.isfinite(self.error) and self.weight is None
-
 
 class UnsuitableError(Exception):
     """The whole network does not run on these inputs."""
@@ -64,6 +59,7 @@ class Bench:
         self.tolerance = TOLERANCE.get(dtype, 0.05)
         self.runs = False
         self.shapes: nn.Module | None = None
+        self.shaky: set[tuple[str, int]] | None = None
 
     def fault(
         self, graph: ChannelGraph, keep: Keep, norms: Mapping[Place, tuple[int, np.ndarray]]
@@ -91,7 +87,11 @@ class Bench:
         self.runs = True
         if ours is None:
             return Fault(CODE, slim.place)
-        return self._compare(slim, whole) or self._outputs(ours, theirs)
+        fault = self._compare(slim, whole, set()) or self._outputs(ours, theirs)
+        if fault is None or math.isinf(fault.error) or not (shaky := self._unstable(graph)):
+            return fault
+        fault = self._compare(slim, whole, shaky)
+        return fault or (None if OUTPUTS in shaky else self._outputs(ours, theirs))
 
     def stops_at(self, graph: ChannelGraph, keep: Keep) -> Place | None:
         """Where the network's code fails if only `keep` stays; on shapes, where that can be."""
@@ -103,19 +103,27 @@ class Bench:
                 self.shapes = self.whole
         return self._stop(cut(self.shapes, graph, keep))
 
-    @cached_property
-    def unstable(self) -> bool:
-        """Whether a breath of noise changes what the whole network returns as much as a fault.
+    def _unstable(self, graph: ChannelGraph) -> set[tuple[str, int]]:
+        """Calls of layers that a breath of noise changes as much as a fault; OUTPUTS for those.
 
-        Detectors sort boxes by their scores; layers that agree may yet lead to other boxes.
+        A detector sorts boxes by their scores, and layers behind look at other boxes then.
         """
-        device = next(iter(named_tensors(self.whole).values())).device
-        args, kwargs = self.inputs.on(device)
-        found = []
-        for size in (0.0, 1e-6):
-            with torch.no_grad():
-                found.append(self.whole(*each(args, _breath(size)), **each(kwargs, _breath(size))))
-        return self._outputs(*found) is not None
+        if self.shaky is None:
+            watches, found = [], []
+            for size in (0.0, 1e-6):
+                watches.append(Watch(self.whole, graph, None, {}))
+                found.append(self._run(self.whole, watches[-1], size))
+            calm, blown = (watch.outputs for watch in watches)
+            self.shaky = {
+                key
+                for key, out in calm.items()
+                if key not in blown
+                or blown[key].shape != out.shape
+                or _difference(blown[key], out) > self.tolerance
+            }
+            if self._outputs(*found) is not None:
+                self.shaky.add(OUTPUTS)
+        return self.shaky
 
     def _stop(self, net: nn.Module) -> Place | None:
         args, kwargs = self.inputs.on(next(iter(named_tensors(net).values())).device)
@@ -127,15 +135,17 @@ class Bench:
             return watch.place or NOWHERE
         return None
 
-    def _run(self, model: nn.Module, watch: Watch) -> Any:
+    def _run(self, model: nn.Module, watch: Watch, breath: float = 0) -> Any:
         device = next((t.device for t in model.parameters()), torch.device("cpu"))
         args, kwargs = self.inputs.on(device)
+        if breath:
+            args, kwargs = each(args, _breath(breath)), each(kwargs, _breath(breath))
         with torch.no_grad(), watch:
             return model(*args, **kwargs)
 
-    def _compare(self, slim: Watch, whole: Watch) -> Fault | None:
+    def _compare(self, slim: Watch, whole: Watch, but: set[tuple[str, int]]) -> Fault | None:
         for (weight, call), theirs in whole.outputs.items():
-            ours = slim.outputs.get((weight, call))
+            ours = slim.outputs.get((weight, call)) if (weight, call) not in but else None
             if ours is not None and ours.shape == theirs.shape:
                 error = _difference(ours, theirs)
                 if error > self.tolerance:
