@@ -26,6 +26,7 @@ from pruning.graph.tracing.watching import Shapes, Watch
 from pruning.graph.twins import named_tensors, twin
 
 OUTPUTS = ("", 0)
+BREATH = 1e-2  # of the tolerance
 NOWHERE: Place = ("", 0, 0)
 CODE = "its code needs this channel count"
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of a layer's largest output
@@ -59,7 +60,6 @@ class Bench:
         self.tolerance = TOLERANCE.get(dtype, 0.05)
         self.runs = False
         self.shapes: nn.Module | None = None
-        self.shaky: set[tuple[str, int]] | None = None
 
     def fault(
         self, graph: ChannelGraph, keep: Keep, norms: Mapping[Place, tuple[int, np.ndarray]]
@@ -88,8 +88,12 @@ class Bench:
         if ours is None:
             return Fault(CODE, slim.place)
         fault = self._compare(slim, whole, set()) or self._outputs(ours, theirs)
-        if fault is None or math.isinf(fault.error) or not (shaky := self._unstable(graph)):
+        if fault is None or math.isinf(fault.error):
             return fault
+        blown = Watch(self.whole, graph, kept, norms)
+        with masked(self.whole, graph, np.flatnonzero(~kept[:-1])):
+            moved = self._run(self.whole, blown, self.tolerance * BREATH)
+        shaky = self._unstable(whole, blown, theirs, moved)
         fault = self._compare(slim, whole, shaky)
         return fault or (None if OUTPUTS in shaky else self._outputs(ours, theirs))
 
@@ -103,27 +107,21 @@ class Bench:
                 self.shapes = self.whole
         return self._stop(cut(self.shapes, graph, keep))
 
-    def _unstable(self, graph: ChannelGraph) -> set[tuple[str, int]]:
+    def _unstable(self, calm: Watch, blown: Watch, theirs: Any, moved: Any) -> set[tuple[str, int]]:
         """Calls of layers that a breath of noise changes as much as a fault; OUTPUTS for those.
 
         A detector sorts boxes by their scores, and layers behind look at other boxes then.
         """
-        if self.shaky is None:
-            watches, found = [], []
-            for size in (0.0, 1e-6):
-                watches.append(Watch(self.whole, graph, None, {}))
-                found.append(self._run(self.whole, watches[-1], size))
-            calm, blown = (watch.outputs for watch in watches)
-            self.shaky = {
-                key
-                for key, out in calm.items()
-                if key not in blown
-                or blown[key].shape != out.shape
-                or _difference(blown[key], out) > self.tolerance
-            }
-            if self._outputs(*found) is not None:
-                self.shaky.add(OUTPUTS)
-        return self.shaky
+        shaky = {
+            key
+            for key, out in calm.outputs.items()
+            if key not in blown.outputs
+            or blown.outputs[key].shape != out.shape
+            or _difference(blown.outputs[key], out) > self.tolerance
+        }
+        shapes = [[t.shape for t in tensors_in(value)] for value in (moved, theirs)]
+        other = shapes[0] != shapes[1] or self._outputs(moved, theirs) is not None
+        return shaky | ({OUTPUTS} if other else set())
 
     def _stop(self, net: nn.Module) -> Place | None:
         args, kwargs = self.inputs.on(next(iter(named_tensors(net).values())).device)
