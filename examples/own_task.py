@@ -25,7 +25,7 @@ def strokes(count: int, seed: int) -> tuple[Tensor, Tensor]:
     angle = math.pi * (torch.rand(count, generator=generator) - 0.5)
     y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
     away = x * angle.sin()[:, None, None] - y * angle.cos()[:, None, None]
-    images = (-(away**2) / 0.02).exp() + 0.3 * torch.randn(count, 32, 32, generator=generator)
+    images = (-(away**2) / 0.02).exp() + 0.8 * torch.randn(count, 32, 32, generator=generator)
     return images[:, None], angle
 
 

@@ -143,7 +143,11 @@ def names() -> tuple[str, ...]:
     """Every name `resolve` knows without timm and trust, the zoo's first."""
     import torchvision
 
-    published = torchvision.models.list_models(module=torchvision.models)
+    published = [
+        name
+        for part in (torchvision.models, *_dense_parts(torchvision.models))
+        for name in torchvision.models.list_models(module=part)
+    ]
     return (*registry(), *(f"torchvision:{name}" for name in published))
 
 
@@ -154,7 +158,15 @@ def _torchvision_factory(spec: str) -> Factory:
 
     name = spec.partition(":")[2]
     builder = torchvision.models.get_model_builder(name)
-    return lambda **args: builder(weights=None, **{**TORCHVISION_ARGS.get(name, {}), **args})
+    own = dict(TORCHVISION_ARGS.get(name, {}))
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        own["weights_backbone"] = None  # else it is fetched
+    return lambda **args: builder(weights=None, **{**own, **args})
+
+
+def _dense_parts(models: Any) -> tuple[Any, ...]:
+    """Where torchvision's segmentation and detection networks are."""
+    return models.segmentation, models.detection
 
 
 def _timm_factory(spec: str) -> Factory:

@@ -13,6 +13,7 @@ import pytest
 
 from search.backend import cluster, final, retrain
 from search.config import loader as configuration
+from search.pareto import Metric
 from search.storage.ledger import Ledger
 from search.trial import final_training
 from search.trial.final_training import Training
@@ -28,7 +29,10 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
     rows = [replace(whole, score_val=0.95, epochs=0.0), replace(slim, score_val=0.96)]
     widths = {group.name: group.channels for group in runs.GRAPH.groups}
     base: Any = SimpleNamespace(
-        val=0.95, test=0.94, info=SimpleNamespace(widths=widths, classes=10)
+        val=0.95,
+        test=0.94,
+        metric=Metric(chance=0.1),
+        info=SimpleNamespace(widths=widths, classes=10),
     )
     base.channel_graph = lambda: runs.GRAPH
     trained = []
@@ -61,7 +65,8 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     """Also where the run has another name than when the trial ended."""
     config = configuration.load(["digits", f"--out={tmp_path}/now", "--search.final_seeds=2"])
     slim = replace(runs.make_rows(2)[1], checkpoint="/was/elsewhere/checkpoints/a.safetensors")
-    base: Any = SimpleNamespace(info=SimpleNamespace(widths={}, classes=10))
+    info = SimpleNamespace(widths={}, classes=10)
+    base: Any = SimpleNamespace(info=info, metric=Metric(chance=0.1), val=0.95)
     base.channel_graph = lambda: runs.GRAPH
     monkeypatch.setattr(retrain, "train_all", lambda *args: None)
     said: list[str] = []
@@ -124,7 +129,8 @@ def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.M
         replace(one, trial_id=f"0000{i}-x", macs=10_000 * (i + 1), score_val=top1)
         for i, top1 in enumerate(tops)
     ]
-    base: Any = SimpleNamespace(info=SimpleNamespace(widths={}, classes=10))
+    info = SimpleNamespace(widths={}, classes=10)
+    base: Any = SimpleNamespace(info=info, metric=Metric(chance=0.1), val=0.95)
     base.channel_graph = lambda: runs.GRAPH
     trained: list[tuple[str, int]] = []
 
