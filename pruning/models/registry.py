@@ -74,7 +74,7 @@ def resolve(spec: str, args: Mapping[str, Any] | None = None, *, trust: bool = F
         factory = _custom_factory(spec, trust)
     if source in SOURCES and (taken := WEIGHT_ARGS & args.keys()):
         raise UserError(f"{spec} takes no {taken.pop()!r} here; name weights in model.weights")
-    model = _call(factory, spec, args)
+    model = _call(factory, spec, args, "model.args")
     if source not in SOURCES and not isinstance(model, nn.Module) and hasattr(model, "model"):
         model = model.model()  # of a task, whose name a model file may have
     if not isinstance(model, nn.Module):
@@ -88,15 +88,15 @@ def made(spec: str, args: Mapping[str, Any], *, trust: bool = False) -> Any:
     """Whatever package.module:factory makes; UserError without `trust`, or where it fails."""
     if ":" not in spec:
         raise UserError(f"{spec!r} is no package.module:factory")
-    return _call(_custom_factory(spec, trust), spec, args)
+    return _call(_custom_factory(spec, trust), spec, args, "task_args")
 
 
-def _call(factory: Callable[..., Any], spec: str, args: Mapping[str, Any]) -> Any:
+def _call(factory: Callable[..., Any], spec: str, args: Mapping[str, Any], key: str) -> Any:
     own = spec.rpartition(":")[0] not in SOURCES
     try:
         return factory(**args)
     except (TypeError, ValueError) as error:
-        raise UserError(f"cannot build {spec} with {args}: {error}; check its arguments") from error
+        raise UserError(f"cannot build {spec} with {args}: {error}; check {key}") from error
     except (Exception, SystemExit) as error:  # somebody else's code: whatever it meets
         if not own or isinstance(error, UserError):
             raise
