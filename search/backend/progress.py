@@ -43,15 +43,17 @@ class Progress(tune.Callback):
         reference: Reference,
         console: Console,
         run: files.Location | None = None,
-        left: Callable[[Sequence[Row]], float | None] = lambda rows: None,
+        left: Callable[[Sequence[Row], float], float | None] = lambda rows, start: None,
     ) -> None:
-        """left: seconds that the run still takes, by the rows so far."""
+        """left: seconds that the run still takes, by the rows so far and what a start takes."""
         self.run, self.beat, self.written = run, 0, -np.inf
         self.reports: dict[str, dict[str, Any]] = {}  # the latest of each running trial
         self.started: dict[str, float] = {}
         self.study, self.budget, self.reference = study, budget, reference
         self.console = console
         self.left = left
+        self.begun = time.monotonic()
+        self.start: float | None = None  # seconds until workers were there
         self.logged = -np.inf
         # what else writes goes past the panel: Ray's words to its log (ray_log), not into it
         self.live = Live(
@@ -78,6 +80,9 @@ class Progress(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self.reports[str(trial.config.get("trial_id"))] = result
+        if self.start is None:
+            spent = float(result.get("wall_s") or 0.0)
+            self.start = max(0.0, time.monotonic() - self.begun - spent)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         every = LIVE_EVERY if self.run and self.run.is_local else LIVE_EVERY_FAR
@@ -139,7 +144,9 @@ class Progress(tune.Callback):
         return Group(Text(self.headline(), style="bold"), table)
 
     def _seconds_left(self) -> float | None:
-        return None if self.study.finished >= self.budget else self.left(self.study.rows)
+        if self.study.finished >= self.budget:
+            return None
+        return self.left(self.study.rows, self.start or 0.0)
 
     def _time_left(self) -> list[str]:
         seconds = self._seconds_left()
@@ -158,11 +165,12 @@ def duration(seconds: float) -> str:
 
 
 def seconds_left(
-    rows: Sequence[Row], config: Config, slots: int, metric: Metric = TOP1
+    rows: Sequence[Row], start: float, config: Config, slots: int, metric: Metric = TOP1
 ) -> float | None:
     """Seconds until the frontier is there; None before any network has been trained.
 
     rows: of the trials that ended. The base model's own trial, which takes no time, does not count.
+    start: seconds until workers were there; those of the final trainings take as long.
     """
     timed = [row for row in rows if row.wall_s > 0 and (row.epochs > 0 or row.status != "complete")]
     trained = [row for row in timed if row.epochs > 0]
@@ -172,10 +180,15 @@ def seconds_left(
         timed = trained = [row for row in rows if row.prune_s > 0]
     if not timed:
         return None
-    to_come = max(0, config.trials - len(rows)) * (_mean([r.wall_s for r in timed]) + BETWEEN)
-    return (to_come + _final(rows, trained or timed, config, metric)) / max(
-        1, min(slots, config.trials)
-    )
+    trained = trained or timed
+    # a worker's first training is slow: kernels are made, images come from the disk
+    first, warm = trained[:slots], trained[slots:] or trained
+    if len(trained) > slots and config.search.final_seeds:
+        start += max(0.0, _mean([r.wall_s for r in first]) - _mean([r.wall_s for r in warm]))
+    usual = [row for row in timed if row not in first] or timed
+    to_come = max(0, config.trials - len(rows)) * (_mean([r.wall_s for r in usual]) + BETWEEN)
+    each = (to_come + _final(rows, warm, config, metric)) / max(1, min(slots, config.trials))
+    return each + (start if config.search.final_seeds else 0.0)
 
 
 def _final(rows: Sequence[Row], trained: Sequence[Row], config: Config, metric: Metric) -> float:

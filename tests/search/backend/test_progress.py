@@ -36,9 +36,14 @@ def timeline(trials: int, seed: int, repair_s: float, epoch_s: float) -> list[Ro
 @pytest.mark.parametrize("slots", [1, 2, 8])
 @pytest.mark.parametrize(("seeds", "final_epochs"), [(0, None), (1, None), (3, None), (3, 8.0)])
 @pytest.mark.parametrize("trials", [40, 100, 200])
+@pytest.mark.parametrize("cold", [0.0, 30.0])
 def test_finding_8_10_time_left_comes_true(
-    slots: int, seeds: int, final_epochs: float | None, trials: int
+    slots: int, seeds: int, final_epochs: float | None, trials: int, cold: float
 ) -> None:
+    """cold: seconds more that a worker's first training takes, and that workers take to be there.
+
+    Once each worker has ended two.
+    """
     base = Config()
     search = replace(base.search, final_seeds=seeds, final_epochs=final_epochs)
     recipe = replace(base.finetune, epochs=2.0)
@@ -48,9 +53,13 @@ def test_finding_8_10_time_left_comes_true(
     often = (min(final_training.ALL, seeds) + seeds) / 2
     ratio = (final_epochs or 2.0) / 2.0
     finals = often * sum(row.prune_s + row.finetune_s * ratio for row in members)
+    rows[1 : slots + 1] = [replace(r, wall_s=r.wall_s + cold) for r in rows[1 : slots + 1]]
     for done in (trials // 10, trials // 3, trials // 2):
+        if cold and done < 2 * slots:
+            continue
         truth = (sum(row.wall_s for row in rows[done:]) + finals) / slots
-        found = estimate.seconds_left(rows[:done], config, slots)
+        truth += 2 * cold if seeds else 0.0
+        found = estimate.seconds_left(rows[:done], cold, config, slots)
         assert found is not None
         assert truth / 1.5 < found < truth * 1.5, (done, found, truth)
 
@@ -59,10 +68,11 @@ def test_finding_8_10_the_bases_trial_does_not_count() -> None:
     rows = timeline(10, seed=0, repair_s=1.0, epoch_s=3.0)
     search = replace(Config().search, final_seeds=0)
     config = replace(Config(), trials=10, search=search)
-    assert estimate.seconds_left(rows[:1], config, 1) is None
+    assert estimate.seconds_left(rows[:1], 0.0, config, 1) is None
+    warm = rows[2].wall_s + estimate.BETWEEN
+    assert estimate.seconds_left(rows[:3], 5.0, config, 1) == pytest.approx(7 * warm)
     each = (rows[1].wall_s + rows[2].wall_s) / 2 + estimate.BETWEEN
-    assert estimate.seconds_left(rows[:3], config, 1) == pytest.approx(7 * each)
-    assert estimate.seconds_left(rows[:3], config, 2) == pytest.approx(7 * each / 2)
+    assert estimate.seconds_left(rows[:3], 5.0, config, 2) == pytest.approx(7 * each / 2)
 
 
 @pytest.mark.nightly

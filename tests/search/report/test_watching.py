@@ -142,7 +142,7 @@ def test_the_driver_writes_what_runs(tmp_path: Path) -> None:
     run = storage.open_uri(tmp_path)
     reference = reference_point(runs.COST.base_macs, 10)
     progress = Progress(
-        study, 10, reference, Console(quiet=True), run, lambda rows: 18.0 if rows else None
+        study, 10, reference, Console(quiet=True), run, lambda rows, start: 18.0 if rows else None
     )
     report = {"widths": list(second.widths or ()), "epochs": 1.0, "score_val": 0.5}
     progress.on_trial_result(0, [], SimpleNamespace(config=second.to_config()), report)
