@@ -23,10 +23,11 @@ def ledger(out: str) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--epochs", type=float, default=10, help="of the whole network's training")
     parser.add_argument("--out", default="runs/resumed", help="folder of the run")
     options = parser.parse_args()
     settings = {
-        "base": {"epochs": 10},
+        "base": {"epochs": options.epochs},
         "finetune": {"epochs": 1},
         "search": {"final_seeds": 0},  # members keep the weights of their trials
     }

@@ -71,7 +71,8 @@ def test_search_from_python(tmp_path: Path) -> None:
 
 def test_resume_extend_and_deploy(tmp_path: Path) -> None:
     """The second session leaves the first one's rows alone; the ONNX says what PyTorch says."""
-    said = run("resume_and_extend.py", tmp_path, "--trials", "4", "--out", "RUN").splitlines()
+    few = ("--trials", "4", "--epochs", "2")
+    said = run("resume_and_extend.py", tmp_path, *few, "--out", "RUN").splitlines()
     assert said[-2] == "first session: 2 trials, 2 of their files are as they were"
     assert said[-1].startswith("second session: 2 trials, ")
     pytest.importorskip("onnxruntime", reason="needs onnxruntime (the export extra)")

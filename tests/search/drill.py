@@ -35,7 +35,7 @@ from search.trial.final_training import Training
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes
-TIMEOUT_S = 12.0
+TIMEOUT_S = 8.0
 FAULTS = {  # by place among the seeds, see `places`
     1: "raise",
     3: "nan",

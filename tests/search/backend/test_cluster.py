@@ -29,7 +29,7 @@ from search.trial.base_model import BaseModel
 from search.trial.final_training import Job, Training
 from tests.search import runs
 
-DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 1, 3, 6
+TRIALS, DIES_ONCE, DIES_AFTER, ALWAYS_DIES = 6, 1, 3, 5
 
 
 def shared(
@@ -136,13 +136,15 @@ def body(folder: Path, candidate: Candidate) -> Iterator[dict[str, Any]]:
 @pytest.mark.usefixtures("ray_local")
 def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
     """A lost worker costs its running trial some time; a trial that kills workers is given up."""
-    loaded = configuration.load(["--trials=8", f"--out={tmp_path}/run", "--base.epochs=0.05"])
+    one = "--resources.max_concurrent=1"  # a worker takes long to start
+    flags = [f"--trials={TRIALS}", f"--out={tmp_path}/run", "--base.epochs=0.05", one]
+    loaded = configuration.load(flags)
     config = replace(loaded, search=replace(loaded.search, final_seeds=0))
     stages = runner.Stages(open_context=workshop, body=body, measure=lambda *_: [])
     runner.run(config, Console(file=io.StringIO()), stages)
     rows = {row.number: row for row in Ledger(config.out).rows()}
-    assert sorted(rows) == list(range(8))
-    assert len({row.arch_hash for row in rows.values()}) == 8
+    assert sorted(rows) == list(range(TRIALS))
+    assert len({row.arch_hash for row in rows.values()}) == TRIALS
     assert {row.status for n, row in rows.items() if n != ALWAYS_DIES} == {"complete"}
     assert rows[DIES_ONCE].score_val == pytest.approx(0.5 + DIES_ONCE / 100)
     assert rows[ALWAYS_DIES].status == "failed"
