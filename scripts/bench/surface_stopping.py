@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from surface import EPOCHS, Surface
 from surface_search import Array, Bench, Variant, outcome_of
 
-from search.backend import scheduler
 from search.pareto.strata import alike
 from search.storage.row import Outcome, Row
 from search.study.candidate import Candidate
+from search.study.halving import Halving, rungs
 from search.study.screening import Screening
 
 BUDGETS = (200, 400, 600, 1000, 2000)  # epochs of whole trainings: up to 200 trials
@@ -82,12 +82,12 @@ Judge = Callable[[Candidate, int, int, float, Sequence[Row]], bool]
 
 
 def stopping(bench: Bench, screen: float = 0, halving: bool = False) -> Judge:
-    """The rules of search/backend/scheduler.py."""
+    """The rules of search/study/halving.py and screening.py."""
     base = bench.cost.base_macs
     screening = Screening(screen, bench.strata, bench.reference) if screen else None
-    steps = scheduler.rungs(EPOCHS) if halving else ()
+    steps = rungs(EPOCHS) if halving else ()
     similar = alike(bench.strata.low, bench.strata.high)
-    rule = scheduler.Halving(steps, similar, cover=bench.strata)
+    rule = Halving(steps, similar, cover=bench.strata)
 
     def judge(trial: Candidate, epoch: int, macs: int, top1: float, rows: Sequence[Row]) -> bool:
         if epoch:
