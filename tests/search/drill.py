@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -67,6 +68,7 @@ class Shop:
     """What a worker opens: settings and the channel graph; no data, no network."""
 
     device = "cpu"
+    task = SimpleNamespace(halves=True)  # a smaller batch is a remedy
 
     def __init__(self, config: Config, base: BaseModel, device: str) -> None:
         self.config, self.graph = config, base.channel_graph()
