@@ -51,7 +51,7 @@ def _error(slim: nn.Module, model: nn.Module, x: Tensor) -> float:
         return float((slim(x) - target).square().mean() / target.var())
 
 
-def test_a_module_called_twice_is_refitted_for_both_calls() -> None:
+def test_finding_1_11_a_module_called_twice_is_refitted_for_both_calls() -> None:
     torch.manual_seed(0)
     shape = (3, 12, 12)
     model = _normalised(Siamese(), shape)
@@ -74,7 +74,7 @@ def _net(conv: Any, norm: Any) -> nn.Module:
     ("conv", "norm", "shape"),
     [(nn.Conv1d, nn.BatchNorm1d, (2, 40)), (nn.Conv3d, nn.BatchNorm3d, (2, 6, 7, 5))],
 )
-def test_convolutions_of_one_and_three_dimensions_are_least_squares(
+def test_finding_1_13_convolutions_of_one_and_three_dimensions_are_least_squares(
     conv: Any, norm: Any, shape: tuple[int, ...]
 ) -> None:
     """Of the last layer's inputs on the cut network: no other weights do better."""
