@@ -93,7 +93,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     table.add_column("method", no_wrap=True)
     for i, point in enumerate(points):
         cells = [str(point.get("rank", i)), human(point["macs"])]
-        cells += [f"{point['macs'] / base:.1%}"] * bool(base)
+        cells += [f"{point['macs'] / base:.1%}"] if base else []
         val = point.get("score_val_mean", point.get("score_val"))
         test, std = point.get("score_test_mean"), point.get("score_test_std")
         cells += [human(point["params"]), metric.number(val)]

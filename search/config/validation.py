@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
 
 from pruning.errors import UserError
 from search.config import notation, quantity
@@ -135,19 +135,19 @@ def _validate_paths(config: Config) -> None:
             "as in --data.root data"
         )
     if images.root is not None and is_local(images.root) and not images.download:
-        missing = not Path(images.root).is_dir()
+        missing = not os.path.isdir(images.root)  # False too for names that no system takes
         _need(not missing, "data.root", images.root, "a folder that is there; correct the path")
     weights, warm, out = config.model.weights, config.search.warm_start, config.out
-    if weights is not None and is_local(weights) and not Path(weights).is_file():
+    if weights is not None and is_local(weights) and not os.path.isfile(weights):
         raise UserError(
             f"model.weights: there is no file {weights}; correct the path, "
             "or set null to train a base model"
         )
-    if warm is not None and is_local(warm) and not (Path(warm) / "run.json").is_file():
+    if warm is not None and is_local(warm) and not os.path.isfile(os.path.join(warm, "run.json")):
         raise UserError(
             f"search.warm_start: {warm} holds no run.json; name the folder of an earlier run"
         )
-    if is_local(out) and Path(out).exists() and not Path(out).is_dir():
+    if is_local(out) and os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"out: {out} is a file; name a folder")
 
 

@@ -52,8 +52,9 @@ def study_of(
         for row in rows:
             done = row.status == "complete" and row.score_val is not None
             params = {k: v for k, v in row.proposal.get("params", {}).items() if k in ranges}
+            state = states.get(row.status, TrialState.PRUNED)
             trial = create_trial(
-                state=states.get(row.status, TrialState.PRUNED),
+                state=state if done or state != TrialState.COMPLETE else TrialState.FAIL,
                 values=[row.score_val or 0.0, row.macs / base_macs] if done else None,
                 params=params,
                 distributions={key: ranges[key] for key in params},
@@ -93,12 +94,18 @@ def write_journal(run: Results) -> str:
         path = os.path.join(scratch, JOURNAL)
         storage = JournalStorage(JournalFileBackend(path))
         name = os.path.basename(run.place.rstrip("/")) or "slimfront"
-        study_of(run.rows, run.record["base_macs"], name, storage, run.metric)
+        study_of(run.rows, _base_macs(run), name, storage, run.metric)
         with open(path, "rb") as file:
             data = file.read()
     place = files.join(run.place, JOURNAL)
     files.write(place, data)
     return place
+
+
+def _base_macs(run: Results) -> int:
+    if "base_macs" not in run.record:
+        raise UserError(f"{run.place}/run.json lacks base_macs; copy the run again")
+    return int(run.record["base_macs"])
 
 
 def log_mlflow(run: Results) -> str:

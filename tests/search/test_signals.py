@@ -101,7 +101,7 @@ def _strike(
     assert before - _rows(out) == Counter(), "a finished trial was lost"
     if not ended and number != signal.SIGKILL:
         assert errors.splitlines()[-1].startswith("slimfront: interrupted"), errors
-        assert not any(word in errors for word in ("Traceback", "stack trace", "*** "))
+        assert not any(word in errors for word in ("Traceback", "stack trace", "*** ")), errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
