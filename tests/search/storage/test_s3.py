@@ -85,7 +85,7 @@ def test_every_file_is_an_object(finished: str) -> None:
     assert sum(name.startswith("trials/") for name in found) == 3
     frontier = pq.read_table(pa.BufferReader(files.read(files.join(finished, "frontier.parquet"))))
     for point in frontier.to_pylist():
-        assert checkpoint.load(point["checkpoint"]).slimfront.widths
+        assert checkpoint.load(files.join(finished, point["checkpoint"])).slimfront.widths
 
 
 @pytest.mark.parametrize(
