@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--at-most", default="50%", help="cost: 50%%, 60M MACs, 2M params")
     options = parser.parse_args()
     point = search.open_run(options.run).choose(at_most=options.at_most)
-    print(f"point {point.rank}: {point.macs:,} MACs, accuracy {point.accuracy:.2%}")
+    print(f"point {point.rank}: {point.macs:,} MACs, accuracy {point.score:.2%}")
 
     if slimfront(["export", options.run, "--format", "onnx", "--point", str(point.rank)]) != 0:
         raise SystemExit(1)  # the command has said why

@@ -29,7 +29,8 @@ from search.pareto import front as pareto
 from search.storage import record
 from search.storage.ledger import Ledger
 from search.storage.row import Row
-from search.trial import base_model, whole_model
+from search.tasks import classification
+from search.trial import base_model
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -256,8 +257,8 @@ def _empty_folder(folder: Path) -> list[str]:
         (_empty_folder, "data"),
         (lambda folder: ["--model.weights=/nowhere/weights.safetensors"], "no file"),
         (lambda folder: ["--model.args={num_classes: 7}"], r"leave model\.args\."),
-        (lambda folder: ["--search.max_macs=1k"], "reachable"),
-        (lambda folder: ["--search.max_params=200"], "raise search.max_params"),
+        (lambda folder: ["--search.max_macs=1k"], "cannot be met"),
+        (lambda folder: ["--search.max_params=200"], "cannot be met"),
         (lambda folder: ["--resources.cpus_per_trial=64"], "lower resources.cpus_per_trial"),
     ],
 )
@@ -274,9 +275,9 @@ def test_bad_input_leaves_nothing(
 @pytest.mark.parametrize(
     ("flag", "remedy"),
     [
-        ("max_macs=1k", "reachable"),
+        ("max_macs=1k", r"max_macs 1k cannot be met: the smallest"),
         ("divisor=512", r"lower search\.min_ratio or search\.divisor"),
-        ("max_params=200", r"raise search\.max_params"),
+        ("max_params=200", r"max_params 200 cannot be met: the smallest"),
     ],
 )
 def test_limits_are_refused_before_the_base_model_is_trained(
@@ -285,7 +286,7 @@ def test_limits_are_refused_before_the_base_model_is_trained(
     def train(*arguments: Any, **options: Any) -> None:
         raise AssertionError("minutes of training for nothing")
 
-    monkeypatch.setattr(whole_model, "finetune", train)
+    monkeypatch.setattr(classification, "finetune", train)
     with pytest.raises(UserError, match=remedy):
         base_model.prepare(quick(tmp_path / "run", f"--search.{flag}"))
 

@@ -262,7 +262,7 @@ def test_large_images_are_read_until_they_are_enough() -> None:
     def batches(size: int) -> Any:
         for number in range(100):
             read.append(number)
-            yield torch.empty(1, 3, 1, 1).expand(100, 3, size, size), torch.zeros(100)
+            yield torch.empty(1, 3, 1, 1).expand(100, 3, size, size)
 
     for size, images in ((32, 10_000), (224, 300), (2048, 100)):
         read.clear()

@@ -16,7 +16,7 @@ from search.config import quantity
 from search.data import folders, splits
 from search.data.spec import DataConfig
 from search.storage import files
-from search.trial import whole_model
+from search.tasks import classification
 from tests.search.runs import make_rows, make_run
 
 NOWHERE = "/proc/nowhere/x"  # no one may write there, root included
@@ -27,7 +27,7 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr(whole_model, "finetune", fail)
+    monkeypatch.setattr(classification, "finetune", fail)
     monkeypatch.setattr(cluster, "connect", fail)
 
 
