@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Images a second and core: torchvision's ImageFolder and DataLoader beside this project's streams.
 
     python scripts/bench/decode.py ROOT [--copies 4] [--rounds 3] [--decoders]

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How far channel tracing reaches: networks of torchvision and timm, cut and compared.
 
 Each network runs in processes of its own with a limit on CPU seconds and memory, forked from one

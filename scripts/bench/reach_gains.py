@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The share of eight networks' MACs that can be cut away; run in an older checkout, what it was.
 
 Four are public; a ResNet with squeeze-and-excitation written with expand_as, a U-Net and a network

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The networks of the reach benchmark: their names and kinds, how they are made and called."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A set far larger than memory, streamed, killed and resumed: memory, and seconds to a first batch.
 
     python scripts/bench/stream_memory.py ROOT [--gb 20] [--batches 40] [--s3]

@@ -49,6 +49,18 @@ def test_every_benchmark_has_its_line() -> None:
     assert not [name for name in scripts if f"`{name}`" not in text]
 
 
+SCRIPTS = [
+    path
+    for path in sorted((REPOSITORY / "scripts").rglob("*.py"))
+    if "__main__" in path.read_text() and path.name != "search.py"  # which Ray gives to python
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_can_be_called_as_the_docs_call_it(script: Path) -> None:
+    assert os.access(script, os.X_OK) and script.read_text().startswith("#!/usr/bin/env python3")
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation, built as scripts/docs builds it."""
