@@ -2,6 +2,8 @@ from . import onnx_runtime as onnx_runtime
 from .devices import describe_device as describe_device
 from .devices import device_of as device_of
 from .grid import Grid as Grid
+from .onnx_runtime import INPUT as INPUT
+from .onnx_runtime import OUTPUT as OUTPUT
 from .onnx_runtime import OnnxRuntime as OnnxRuntime
 from .onnx_runtime import exported as exported
 from .onnx_runtime import quiet as quiet

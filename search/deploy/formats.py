@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from pruning.errors import UserError
+from pruning.latency import INPUT, OUTPUT
 from pruning.models import ModelInfo
-from search.deploy.onnx import INPUT, OUTPUT, Format, Runner, example, open_onnx, write_onnx
+from search.deploy.onnx import Format, Runner, example, open_onnx, write_onnx
 
 HALF = 2e-2  # of the largest output: half precision has three digits
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

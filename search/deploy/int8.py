@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from pruning.errors import UserError
+from pruning.latency import INPUT, quiet
 from pruning.models import files
 from search import tasks
 from search.config import loader
@@ -99,7 +100,7 @@ def _quantise(source: str, target: str, batches: Iterable[Any]) -> None:
 
     prepared = f"{source}.prepared"
     try:
-        with formats.quiet():
+        with quiet():
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared,
@@ -124,7 +125,7 @@ class _Reader:
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {formats.INPUT: _array(batch)}
+        return None if batch is None else {INPUT: _array(batch)}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from pruning.errors import UserError
+from pruning.latency import INPUT, OUTPUT, exported, quiet
 from pruning.models import ModelInfo, files
 from search.trial import Latency, latency
 
 TOLERANCE = 1e-4  # of the largest output
 BATCHES = (1, 3)  # neither is the batch of the tracing
 TRACED = 2
-INPUT, OUTPUT = "images", "logits"
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """Outputs float [N, …] of normalised images float [N, C, H, W], by the exported file."""
@@ -121,17 +116,7 @@ def _write(kind: Format, model: nn.Module, info: ModelInfo, path: str) -> None:
 def write_onnx(model: nn.Module, info: ModelInfo, path: str) -> None:
     import onnx
 
-    program = torch.onnx.export(
-        model,
-        (example(info),),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    proto = program.model_proto
+    proto = exported(model, (example(info),))
     _forget_origin(proto.graph)
     for key, value in asdict(info).items():
         # what a deployer needs beside the weights: normalisation above all
@@ -164,19 +149,3 @@ def example(info: ModelInfo) -> Tensor:
 def time(run: Runner, shape: tuple[int, ...], batch: int) -> Latency:
     images = np.zeros((batch, *shape), dtype=np.float32)
     return latency.of_call(lambda: run(images), batch)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The exporters' progress and remarks are not for the user; errors still pass."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
