@@ -8,18 +8,27 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Samples, arguments, few, first
+from pruning.data import Samples, arguments, few, first, moved
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Cost, Keep, cut, lattice, plain, trace
 from pruning.methods import Method, Problem, State, get
-from pruning.models import ModelInfo, accepting, registry, save, settle
+from pruning.models import (
+    Argument,
+    ModelInfo,
+    accepting,
+    arguments_of,
+    called,
+    registry,
+    save,
+    settle,
+)
 from pruning.reconstruction import (
     compensate_layers,
     error_feedback,
@@ -36,7 +45,8 @@ class Slimmed:
     """A slim network, and what it is.
 
     widths: int64 [groups], in the order of `graph`, the whole network's; macs of one image, params;
-    pruned: its score right after the cut, if asked for; times in seconds.
+    pruned: its score right after the cut, if asked for; times in seconds; inputs: what it is called
+    with, where that is not one tensor of floats.
     """
 
     model: nn.Module
@@ -45,6 +55,7 @@ class Slimmed:
     cut_s: float
     repair_s: float
     graph: ChannelGraph
+    inputs: tuple[Argument, ...] = ()
 
     @property
     def widths_by_name(self) -> dict[str, int]:
@@ -84,7 +95,9 @@ class Slimmed:
         name, args = getattr(self.model, "origin", (registry.handed_in(self.model), {}))
         first = next(self.model.parameters())
         with torch.no_grad(), evaluation_mode(self.model):
-            outputs = self.model(first.new_zeros(1, *shape))
+            given, named = called(self.inputs, [each.zeros(1) for each in self.inputs])
+            given = given if self.inputs else [first.new_zeros(1, *shape)]
+            outputs = self.model(*moved(given, first.device), **moved(named, first.device))
         info = ModelInfo(
             model=name,
             args=args,
@@ -94,6 +107,7 @@ class Slimmed:
             std=tuple(std or [1.0] * shape[0]),
             widths=self.widths_by_name,
             digest=self.graph.digest(),
+            inputs=self.inputs,
         )
         save(self.model, path, info)
 
@@ -139,7 +153,8 @@ def prune(
     with accepting(model, images) if one else nullcontext():
         state = chosen.prepare(model, graph, samples)
         widths = chosen.allocate(state, problem, target, **scalars)
-        return slim(model, problem, chosen, state, widths, samples, repair=repair, scalars=scalars)
+        found = slim(model, problem, chosen, state, widths, samples, repair=repair, scalars=scalars)
+    return replace(found, inputs=arguments_of(images))
 
 
 def slim(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,22 +118,38 @@ def _padding(padding: tuple[int, ...] | str) -> dict[str, Any]:
     return {"pads": (*padding, *padding)}
 
 
-def exported(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
-    """ONNX of a network in evaluation mode, its batch left open; torch's exporter kept quiet."""
+def exported(
+    model: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str] = (INPUT,),
+    outputs: Sequence[str] = (OUTPUT,),
+    shared: Sequence[bool] = (False,),
+) -> Any:
+    """ONNX of a network in evaluation mode, its batch left open; torch's exporter kept quiet.
+
+    shared: of each input, whether it is one for all images of a batch.
+    """
     from torch.export import Dim
 
+    batch = Dim("batch")
+    shapes = tuple(None if whole else {0: batch} for whole in shared)
+    several = any(each.kind == each.VAR_POSITIONAL for each in parameters(model.forward))
     with quiet():
         program = torch.onnx.export(
             model,
             example,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: Dim("batch")},),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(shapes,) if several else shapes,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     return program.model_proto
+
+
+def parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    return inspect.signature(function).parameters.values()
 
 
 def resized(template: Any, model: nn.Module) -> Any:

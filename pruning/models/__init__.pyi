@@ -8,6 +8,9 @@ from .checkpoint import save as save
 from .layout import accepting as accepting
 from .layout import settle as settle
 from .registry import resolve as resolve
+from .signature import Argument as Argument
+from .signature import arguments_of as arguments_of
+from .signature import called as called
 from .tensors import PICKLES as PICKLES
 from .tensors import read_metadata as read_metadata
 from .tensors import read_tensors as read_tensors

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruning.errors import UserError
 from pruning.graph import named_tensors, plain, surgery, tensors_in, twin
 from pruning.models import registry
+from pruning.models.signature import Argument, called
 from pruning.models.tensors import read_metadata, read_tensors, write_tensors
 
 FORMAT = 1
@@ -28,7 +29,8 @@ class ModelInfo:
 
     `model` and `args` name the base network for `zoo.resolve`; `widths` are the channels kept per
     group, `digest` is that of the base's ChannelGraph. `input_shape` is (C, H, W); `mean` and `std`
-    normalise pixels in 0..1. `extra` is any JSON.
+    normalise pixels in 0..1. `extra` is any JSON. inputs: what it is called with, where that is not
+    one tensor of floats [batch, *input_shape].
     """
 
     model: str
@@ -40,6 +42,12 @@ class ModelInfo:
     widths: dict[str, int]
     digest: str
     extra: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[Argument, ...] = ()
+
+    @property
+    def signature(self) -> tuple[Argument, ...]:
+        """The tensors of a call, in order."""
+        return self.inputs or (Argument(self.input_shape),)
 
     @property
     def outputs(self) -> int:
@@ -57,6 +65,7 @@ class ModelInfo:
             raise TypeError("no dictionary")
         for name in ("input_shape", "mean", "std"):
             data[name] = tuple(data[name])
+        data["inputs"] = tuple(map(Argument.from_json, data.get("inputs", ())))
         found = cls(**data)
         whole = (*found.input_shape, *found.widths.values(), found.classes + 1)  # 0: not known
         if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in whole):
@@ -148,8 +157,10 @@ def _check_run(model: nn.Module, about: ModelInfo) -> None:
         raise ValueError(f"num_classes {about.args['num_classes']}, {about.classes} classes")
     runs = twin(model, named_tensors(model)).eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    tensors = [each.zeros(1) for each in about.signature]
+    args, kwargs = called(about.signature, tensors if about.inputs else [tensors[0].to(dtype)])
     with torch.no_grad():
-        out = runs(torch.zeros(1, *about.input_shape, dtype=dtype))
+        out = runs(*args, **kwargs)
     if (
         about.classes
         and isinstance(out, Tensor)

@@ -11,6 +11,7 @@ from search.config import human
 from search.deploy import formats, int8, onnx
 from search.deploy.int8 import Quantised
 from search.deploy.onnx import Deployed
+from search.deploy.signature import signature
 from search.pareto import Metric
 from search.storage import results
 
@@ -39,7 +40,8 @@ def models(
         model, info = checkpoint.load(source, trust=trust), checkpoint.info(source)
         folder = uri.join(place, "points", f"{rank:03d}")
         done = onnx.deploy(model, info, kind, folder, batches)
-        uri.write(uri.join(folder, "README.txt"), formats.usage(kind, info).encode())
+        said = formats.usage(kind, info, signature(model, info))
+        uri.write(uri.join(folder, "README.txt"), said.encode())
         say(f"point {rank}, {human(point['macs'])} MACs: {_show(done, whole)}\n  {done.place}")
         written.append({"point": rank, "file": done.place} | _facts(done))
     return written

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim
 
 from pruning.errors import UserError
-from pruning.latency import INPUT, OUTPUT
 from pruning.models import ModelInfo
-from search.deploy.onnx import Format, Runner, example, open_onnx, write_onnx
+from search.deploy.onnx import TRACED, Format, Runner, open_onnx, write_onnx
+from search.deploy.signature import Flat, Port, Signature
 
 HALF = 2e-2  # of the largest output: half precision has three digits
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -32,35 +34,37 @@ def get(name: str) -> Format:
     return kind
 
 
-def usage(kind: Format, info: ModelInfo) -> str:
+def usage(kind: Format, info: ModelInfo, how: Signature) -> str:
     """A README.txt for a point's file: what goes in, and three lines that use it."""
-    shape = ", ".join(map(str, info.input_shape))
-    numbers = info.outputs or "…"
-    return (
-        f"{kind.file}: {info.model}, slimmed by slimfront\n"
-        f"input  {INPUT}: float32 [batch, {shape}], pixels from 0 to 1, less the mean "
-        f"{list(info.mean)}, over the standard deviation {list(info.std)}\n"
-        f"output {OUTPUT}: float32 [batch, {numbers}]\n\n{kind.use}"
+    pixels = (
+        f", pixels from 0 to 1, less the mean {list(info.mean)}, over the standard deviation "
+        f"{list(info.std)}"
+        if info.mean
+        else ""
     )
+    given = [f"input  {each}{pixels if i == 0 else ''}\n" for i, each in enumerate(how.inputs)]
+    gives = [f"output {each}\n" for each in how.outputs]
+    first = f"{kind.file}: {info.model}, slimmed by slimfront\n"
+    return first + "".join([*given, *gives]) + f"\n{kind.use(how)}"
 
 
-def _write_half(model: nn.Module, info: ModelInfo, path: str) -> None:
+def _write_half(model: nn.Module, info: ModelInfo, how: Signature, path: str) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    write_onnx(model, info, path)
+    write_onnx(model, info, how, path)
     half = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
     half.topological_sort()  # the casts of input and output come last
     onnx.checker.check_model(half.model, full_check=True)
     onnx.save(half.model, path)
 
 
-def _write_openvino(model: nn.Module, info: ModelInfo, path: str) -> None:
+def _write_openvino(model: nn.Module, info: ModelInfo, how: Signature, path: str) -> None:
     import openvino
 
     source = f"{path}.onnx"
-    write_onnx(model, info, source)
+    write_onnx(model, info, how, source)
     openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
     os.remove(source)
 
@@ -70,12 +74,16 @@ def _open_openvino(path: str) -> Runner:
 
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(path, "CPU", threads)
-    return lambda images: np.asarray(compiled([images])[0])
+    return lambda *arrays: [np.asarray(each) for each in compiled(list(arrays)).to_tuple()]
 
 
-def _write_program(model: nn.Module, info: ModelInfo, path: str) -> None:
-    shapes = ({0: Dim("batch")},)
-    program = torch.export.export(model, (example(info),), dynamic_shapes=shapes)
+def _write_program(model: nn.Module, info: ModelInfo, how: Signature, path: str) -> None:
+    batch = Dim("batch")
+    shapes = tuple(None if each.shared else {0: batch} for each in how.arguments)
+    net = model if how.plain else Flat(model, how.arguments)
+    program = torch.export.export(
+        net, tuple(how.zeros(TRACED)), dynamic_shapes=shapes if how.plain else (shapes,)
+    )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     torch.export.save(program, path, extra_files={"info.json": info.to_json()})
@@ -84,20 +92,54 @@ def _write_program(model: nn.Module, info: ModelInfo, path: str) -> None:
 def _open_program(path: str) -> Runner:
     module: Any = torch.export.load(path).module()
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            logits: Tensor = module(torch.from_numpy(images))
-        return logits.numpy()
+            found = module(*map(torch.from_numpy, arrays))
+        return [each.numpy() for each in (found if isinstance(found, tuple) else (found,))]
 
     return run
 
 
-def _onnxruntime(file: str) -> str:
+def _onnxruntime(file: str) -> Callable[[Signature], str]:
+    def lines(how: Signature) -> str:
+        given = ", ".join(f'"{each.name}": {each.name}' for each in how.inputs)
+        gives = ", ".join(f'"{each.name}"' for each in how.outputs)
+        one = "[0]" if len(how.outputs) == 1 else ""
+        return (
+            "import numpy, onnxruntime\n"
+            f'session = onnxruntime.InferenceSession("{file}")\n'
+            f"{_results(how)} = session.run([{gives}], {{{given}}}){one}\n"
+        )
+
+    return lines
+
+
+def _openvino(how: Signature) -> str:
+    given, one = _names(how.inputs), "[0]" if len(how.outputs) == 1 else ".to_tuple()"
     return (
-        "import numpy, onnxruntime\n"
-        f'session = onnxruntime.InferenceSession("{file}")\n'
-        f'logits = session.run(["{OUTPUT}"], {{"{INPUT}": images}})[0]\n'
+        "import openvino\n"
+        'model = openvino.Core().compile_model("model.xml", "CPU")\n'
+        f"{_results(how)} = model([{given}]){one}\n"
     )
+
+
+def _program(how: Signature) -> str:
+    what = "a torch.Tensor" if len(how.outputs) == 1 else "torch.Tensors"
+    one = "," if len(how.outputs) == 1 and not how.plain else ""
+    return (
+        "import torch\n"
+        'model = torch.export.load("model.pt2").module()\n'
+        f"{_results(how)}{one} = model({_names(how.inputs)})  # {what}\n"
+    )
+
+
+def _results(how: Signature) -> str:
+    """Names that Python takes, whatever the network calls its outputs."""
+    return ", ".join(re.sub(r"\W|^(?=\d)", "_", each.name) for each in how.outputs)
+
+
+def _names(ports: Iterable[Port]) -> str:
+    return ", ".join(each.name for each in ports)
 
 
 FORMATS = {
@@ -130,22 +172,14 @@ FORMATS = {
             packages=("openvino", *ONNX_PACKAGES),
             extra="openvino",
             beside=("model.bin",),
-            use=(
-                "import openvino\n"
-                'model = openvino.Core().compile_model("model.xml", "CPU")\n'
-                "logits = model([images])[0]\n"
-            ),
+            use=_openvino,
         ),
         Format(
             "torch-export",
             "model.pt2",
             _write_program,
             _open_program,
-            use=(
-                "import torch\n"
-                'model = torch.export.load("model.pt2").module()\n'
-                "logits = model(images)  # a torch.Tensor\n"
-            ),
+            use=_program,
         ),
     )
 }

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from search import tasks
 from search.config import loader
 from search.deploy import latencies
 from search.deploy import onnx as formats
+from search.deploy.signature import names_in, nested
 from search.pareto import TOP1, Metric
 from search.storage import files as storage
 from search.storage import results
 from search.tasks import Workload
-from search.trial import Latency
+from search.trial import Latency, latency
 
 FILE = "model-int8.onnx"
 CALIBRATION = 512  # images: ranges of activations need fewer than covariances do
@@ -83,10 +85,11 @@ def deploy(
             file.write(source)
         _quantise(whole, path, _few(task.samples(BATCH).inputs))
         runs = formats.open_onnx(whole), formats.open_onnx(path)
-        val = _scores(runs, task, "val")
-        test = _scores(runs, task, "test") if tested else None
-        shape = task.about.shape
-        times = tuple(formats.time(runs[1], shape, batch) for batch in batches)
+        nets = [_Exported(run, formats.form_of(source)) for run in runs]
+        val = _scores(nets, task, "val")
+        test = _scores(nets, task, "test") if tested else None
+        zeros = (np.zeros((batch, *task.about.shape), dtype=np.float32) for batch in batches)
+        times = tuple(latency.of_call(partial(runs[1], x), len(x)) for x in zeros)
         size = os.path.getsize(path)
         if place is not None:
             with open(path, "rb") as file:
@@ -162,16 +165,17 @@ def _shorten(path: str) -> None:
 class _Exported(nn.Module):
     """An exported file in a network's place, so that the task scores it as any network."""
 
-    def __init__(self, run: formats.Runner) -> None:
+    def __init__(self, run: formats.Runner, form: Any) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.form = run, form
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.run(_array(x)))
+    def forward(self, x: torch.Tensor) -> Any:
+        found = map(torch.from_numpy, self.run(_array(x)))
+        return nested(self.form, dict(zip(names_in(self.form), found, strict=True)))
 
 
-def _scores(runs: Iterable[formats.Runner], task: Workload, split: str) -> tuple[float, float]:
-    first, second = (task.score(_Exported(run), split) for run in runs)
+def _scores(nets: Iterable[nn.Module], task: Workload, split: str) -> tuple[float, float]:
+    first, second = (task.score(net, split) for net in nets)
     return first, second
 
 
@@ -179,8 +183,8 @@ def _few(batches: Iterable[Any]) -> Iterator[torch.Tensor]:
     """About CALIBRATION images. UserError where the network does not take one tensor."""
     seen = 0
     for inputs in batches:
-        if not isinstance(inputs, torch.Tensor):
-            raise UserError("INT8 is for networks that take one tensor; leave out --int8")
+        if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
+            raise UserError("INT8 is for networks that take one tensor of floats; leave out --int8")
         yield inputs
         seen += len(inputs)
         if seen >= CALIBRATION:

@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.errors import UserError
-from pruning.latency import INPUT, OUTPUT, exported, quiet
+from pruning.latency import OUTPUT, exported, quiet
 from pruning.models import ModelInfo, files
+from search.deploy.signature import Flat, Signature, signature
 from search.trial import Latency, latency
 
 TOLERANCE = 1e-4  # of the largest output
 BATCHES = (1, 3)  # neither is the batch of the tracing
 TRACED = 2
+OUTPUTS = "outputs"  # of the metadata of an ONNX file
 
-Runner = Callable[[np.ndarray], np.ndarray]
-"""Outputs float [N, …] of normalised images float [N, C, H, W], by the exported file."""
+Runner = Callable[..., list[np.ndarray]]
+"""run(*inputs) → outputs of the exported file, both in the order of its signature."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Format:
 
     name: str
     file: str
-    write: Callable[[nn.Module, ModelInfo, str], None]
+    write: Callable[[nn.Module, ModelInfo, Signature, str], None]
     open: Callable[[str], Runner]
     packages: tuple[str, ...] = ()
     extra: str = ""  # of slimfront, which brings the packages
     tolerance: float = TOLERANCE  # of the largest output
     beside: tuple[str, ...] = ()  # further files that belong to the first
-    use: str = ""  # three lines of Python: the file to logits
+    use: Callable[[Signature], str] = lambda how: ""  # three lines of Python: the file to outputs
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,20 @@ def deploy(
     `folder` None: nothing is left, only measured. Batch size stays free. UserError where the model
     cannot be exported or the file's outputs differ by more than its tolerance; no file then.
     """
+    how = signature(model, info)
     with tempfile.TemporaryDirectory(prefix="slimfront-") as scratch:
         path = os.path.join(scratch, kind.file)
         with quiet():
-            _write(kind, model, info, path)
+            _write(kind, model, info, how, path)
             run = kind.open(path)
-        deviation = compare(model, run, info.input_shape)
+        deviation = compare(model, run, how)
         if not deviation <= kind.tolerance:
             raise UserError(
                 f"{kind.name} of {info.model} differs from PyTorch by {deviation:.1e} of the "
                 f"largest output, more than {kind.tolerance:.0e}; nothing was written, try another "
                 "--format"
             )
-        times = tuple(time(run, info.input_shape, batch) for batch in batches)
+        times = tuple(time(run, how, batch) for batch in batches)
         made = [path, *(os.path.join(scratch, name) for name in kind.beside)]
         size = sum(map(os.path.getsize, made))
         if folder is not None:
@@ -86,26 +89,26 @@ def deploy(
     return Deployed(place, size, deviation, times)
 
 
-def compare(model: nn.Module, run: Runner, shape: tuple[int, ...]) -> float:
-    """Largest difference over random images, as a share of the largest output; NaN if one is."""
-    worst = 0.0
+def compare(model: nn.Module, run: Runner, how: Signature) -> float:
+    """Largest difference over random inputs, as a share of an output's largest; NaN if one is."""
+    worst, flat = 0.0, Flat(model, how.arguments)
     for batch in BATCHES:
-        generator = torch.Generator().manual_seed(batch)
-        images = torch.randn(batch, *shape, generator=generator)
+        tensors = how.random(batch)
         with torch.inference_mode():
-            wanted = model(images).numpy()
-        found = run(images.numpy())
-        if found.shape != wanted.shape:
+            wanted = [each.double().numpy() for each in flat(*tensors)]
+        found = run(*(each.numpy() for each in tensors))
+        if [each.shape for each in found] != [each.shape for each in wanted]:
             return float("nan")
-        scale = max(float(np.abs(wanted).max()), 1e-12)
-        # np.maximum, unlike max, keeps NaN
-        worst = float(np.maximum(worst, np.abs(found - wanted).max() / scale))
+        for ours, theirs in zip(wanted, found, strict=True):
+            scale = max(float(np.abs(ours).max(initial=0)), 1e-12)
+            off = np.abs(theirs.astype(np.float64) - ours).max(initial=0)
+            worst = float(np.maximum(worst, off / scale))  # which, unlike max, keeps NaN
     return worst
 
 
-def _write(kind: Format, model: nn.Module, info: ModelInfo, path: str) -> None:
+def _write(kind: Format, model: nn.Module, info: ModelInfo, how: Signature, path: str) -> None:
     try:
-        kind.write(model, info, path)
+        kind.write(model, info, how, path)
     except Exception as error:  # whatever the exporter meets in somebody's network
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
@@ -113,16 +116,30 @@ def _write(kind: Format, model: nn.Module, info: ModelInfo, path: str) -> None:
         ) from error
 
 
-def write_onnx(model: nn.Module, info: ModelInfo, path: str) -> None:
+def write_onnx(model: nn.Module, info: ModelInfo, how: Signature, path: str) -> None:
     import onnx
 
-    proto = exported(model, (example(info),))
+    proto = exported(
+        model if how.plain else Flat(model, how.arguments),
+        tuple(how.zeros(TRACED)),
+        [each.name for each in how.inputs],
+        [each.name for each in how.outputs],
+        [each.shared for each in how.arguments],
+    )
     _forget_origin(proto.graph)
-    for key, value in asdict(info).items():
+    for key, value in (asdict(info) | {OUTPUTS: how.form}).items():
         # what a deployer needs beside the weights: normalisation above all
         proto.metadata_props.add(key=key, value=value if key == "model" else json.dumps(value))
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+
+
+def form_of(source: bytes) -> Any:
+    """How the network of an ONNX file nests its outputs, as the file says."""
+    import onnx
+
+    facts = {each.key: each.value for each in onnx.load_from_string(source).metadata_props}
+    return json.loads(facts.get(OUTPUTS, f'"{OUTPUT}"'))
 
 
 def _forget_origin(graph: Any) -> None:
@@ -139,13 +156,12 @@ def open_onnx(path: str) -> Runner:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: np.asarray(session.run([OUTPUT], {INPUT: images})[0])
+    names = [each.name for each in session.get_inputs()]
+    return lambda *arrays: [
+        np.asarray(each) for each in session.run(None, dict(zip(names, arrays, strict=True)))
+    ]
 
 
-def example(info: ModelInfo) -> Tensor:
-    return torch.zeros(TRACED, *info.input_shape)
-
-
-def time(run: Runner, shape: tuple[int, ...], batch: int) -> Latency:
-    images = np.zeros((batch, *shape), dtype=np.float32)
-    return latency.of_call(lambda: run(images), batch)
+def time(run: Runner, how: Signature, batch: int) -> Latency:
+    arrays = [each.numpy() for each in how.zeros(batch)]
+    return latency.of_call(lambda: run(*arrays), batch)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pruning.data import Samples, arguments, call, images_in, moved, some
 from pruning.errors import UserError
 from pruning.graph import tensors_in
-from pruning.models import settle
+from pruning.models import arguments_of, settle
 from pruning.training import (
     EpochResult,
     Recipe,
@@ -49,6 +49,7 @@ class OwnWorkload(Workload):
             shape=shape,
             mean=tuple(getattr(task, "mean", None) or [0.0] * sum(channels)),
             std=tuple(getattr(task, "std", None) or [1.0] * sum(channels)),
+            inputs=arguments_of(self._example),
         )
         self._inputs: list[Any] = []
         self._labelled: list[Any] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pruning.data import Samples
 from pruning.graph import ChannelGraph
-from pruning.models import ModelInfo
+from pruning.models import Argument, ModelInfo
 from pruning.training import EpochResult, Recipe
 from search.pareto import Metric
 
@@ -23,7 +23,8 @@ MEASURING_BATCH = 256
 class About:
     """What a model file says: how its network is built, and what goes in.
 
-    shape: of one input; outputs: how many numbers a classifier gives, 0 of other networks; mean,
+    shape: of one input; inputs: of the others too, where one tensor of floats is not all that the
+    network takes; outputs: how many numbers a classifier gives, 0 of other networks; mean,
     std: of pixels from 0 to 1, for each channel.
     """
 
@@ -33,6 +34,7 @@ class About:
     outputs: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    inputs: tuple[Argument, ...] = ()
 
     def info(self, graph: ChannelGraph) -> ModelInfo:
         """Of the whole network."""
@@ -45,6 +47,7 @@ class About:
             std=self.std,
             widths={group.name: group.channels for group in graph.groups},
             digest=graph.digest(),
+            inputs=self.inputs,
         )
 
 

@@ -16,6 +16,7 @@ from search.cli import main
 from search.config import Config
 from search.data import DataConfig, Given, Splits, splits
 from search.deploy import formats, int8, onnx
+from search.deploy.signature import signature
 from search.trial import latency
 from tests.search.runs import make_rows, make_run
 
@@ -101,7 +102,7 @@ def test_resnet20_as_int8_on_cifar10(shared: Path, tmp_path: Path) -> None:
     net = registry.resolve("resnet20")
     weights.load_weights(net, shared / "weights/cifar10/resnet20_45k.safetensors")
     path = str(tmp_path / "model.onnx")
-    onnx.write_onnx(net.eval(), INFO, path)
+    onnx.write_onnx(net.eval(), INFO, signature(net, INFO), path)
     data = DataConfig(name="cifar10", root=str(shared / "data/cifar10"), val="last:5000")
     found = splits.load(data)
     few, some = found.train.subset(np.arange(256)), found.val.subset(np.arange(1000))

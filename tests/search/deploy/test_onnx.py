@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -13,12 +14,15 @@ import pytest
 import torch
 from torch import nn
 
+from pruning import Samples, prune
+from pruning.data import call
 from pruning.errors import UserError
 from pruning.models import checkpoint
 from search.cli import main
 from search.deploy import formats
 from search.deploy import onnx as deploy
 from search.deploy.onnx import Format
+from search.deploy.signature import signature
 from search.trial import latency
 from tests.search.runs import failed, make_rows, make_run
 
@@ -94,14 +98,14 @@ def test_a_file_that_disagrees_is_not_written(run: Path, tmp_path: Path, error: 
     model = point(run)
 
     def wrong(path: str) -> deploy.Runner:
-        def logits(images: np.ndarray) -> np.ndarray:
+        def logits(images: np.ndarray) -> list[np.ndarray]:
             with torch.inference_mode():
                 right = model(torch.from_numpy(images)).numpy()
-            return right + np.float32(error) * np.abs(right).max()
+            return [right + np.float32(error) * np.abs(right).max()]
 
         return logits
 
-    kind = Format("odd", "model.odd", lambda m, i, path: open(path, "w").close(), wrong)
+    kind = Format("odd", "model.odd", lambda m, i, how, path: open(path, "w").close(), wrong)
     target = tmp_path / "model.odd"
     with pytest.raises(UserError, match="differs from PyTorch"):
         deploy.deploy(model, checkpoint.info(run / "base.safetensors"), kind, str(target))
@@ -118,6 +122,78 @@ def test_what_cannot_be_exported_says_so(run: Path, tmp_path: Path) -> None:
         deploy.deploy(Branching(), info, formats.get("torch-export"), str(tmp_path))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+class Pair(nn.Module):
+    """Two images, numbers of words, and anchors that all samples share; outputs under names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(1, 16, 3, padding=1)
+        self.words = nn.Embedding(7, 12)
+        self.head, self.depth = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 1, 1)
+
+    def forward(
+        self, image: torch.Tensor, second: torch.Tensor, words: Any = None, anchors: Any = None
+    ) -> dict[str, Any]:
+        x = (self.left(image) + self.right(second)).relu()
+        boxes = (self.head(x).mean((2, 3))[:, None] + anchors).flatten(1)
+        return {"depth": self.depth(x), "pair": (boxes, self.words(words).mean(1)), "count": 3}
+
+
+def pair(keywords: bool) -> Any:
+    image, second = torch.randn(4, 3, 8, 8), torch.randn(4, 1, 8, 8)
+    words, anchors = torch.randint(0, 7, (4, 5)), torch.randn(3, 4)
+    if keywords:
+        return {"image": image, "second": second, "words": words, "anchors": anchors}
+    return (image, second, words, anchors)
+
+
+@pytest.mark.parametrize(("keywords", "name"), [(False, "onnx"), (True, "onnx"), (True, "program")])
+def test_several_inputs_and_outputs_keep_their_names(
+    keywords: bool, name: str, tmp_path: Path
+) -> None:
+    """Cut, saved, loaded and exported; the file says what goes in and how outputs were nested."""
+    if name == "onnx":
+        onnx_needed()
+    torch.manual_seed(0)
+    whole, example = Pair().eval(), pair(keywords)
+    slim = prune(whole, Samples([example], []), macs=0.6, method="l2-global", divisor=1)
+    slim.save(tmp_path / "slim.safetensors")
+    model = checkpoint.load(tmp_path / "slim.safetensors", base=whole)
+    info = checkpoint.info(tmp_path / "slim.safetensors")
+    kind = formats.get("onnx" if name == "onnx" else "torch-export")
+    done = deploy.deploy(model, info, kind, str(tmp_path), ())
+    assert done.deviation < deploy.TOLERANCE
+    how = signature(model, info)
+    assert how.form == {"depth": "depth", "pair": ["pair_0", "pair_1"]}
+    said = formats.usage(kind, info, how)
+    assert "words: int64 [batch, 5]" in said and "anchors: float32 [3, 4]" in said
+    assert "output pair_0: float32 [batch, 12]" in said
+    if name != "onnx":
+        return
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(done.place, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["image", "second", "words", "anchors"]
+    assert deploy.form_of(Path(done.place).read_bytes()) == how.form
+    parts = example.values() if keywords else example
+    given = {each.name: part.numpy() for each, part in zip(how.inputs, parts, strict=True)}
+    depth, boxes, _ = session.run(["depth", "pair_0", "pair_1"], given)
+    with torch.no_grad():
+        wanted = call(model, example)
+    torch.testing.assert_close(wanted["depth"], torch.from_numpy(depth), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(wanted["pair"][0], torch.from_numpy(boxes), rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_without_a_tensor_in_its_output_is_one_line(run: Path, tmp_path: Path) -> None:
+    class Counts(nn.Module):
+        def forward(self, x: torch.Tensor) -> int:
+            return 3
+
+    info = checkpoint.info(run / "base.safetensors")
+    with pytest.raises(UserError, match="digits gives a int without a tensor"):
+        deploy.deploy(Counts(), info, formats.get("torch-export"), str(tmp_path))
 
 
 def test_missing_onnx_names_the_extra(
