@@ -6,6 +6,8 @@ from .batch_norm import refresh as refresh
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluation_mode as evaluation_mode
 from .evaluation import mean_loss as mean_loss
+from .feature_maps import map_loss as map_loss
+from .feature_maps import recorded as recorded
 from .fitting import fit as fit
 from .loop import EpochResult as EpochResult
 from .loop import finetune as finetune

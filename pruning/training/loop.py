@@ -57,6 +57,8 @@ def finetune(
         raise UserError("no images to train on; check data.root and data.val")
     if recipe.distill and teacher is None:
         raise UserError(f"distill is {recipe.distill} without a teacher; pass one or set it to 0")
+    if recipe.distill_maps != "none":
+        raise UserError("distill_maps is not for classification; set it to none")
     train = train.to(device) if device is not None else train
     order = seed if data_seed is None else data_seed
     return _epochs(model, train, recipe, seed, order, teacher if recipe.distill else None)

@@ -35,6 +35,8 @@ class Recipe:
         warmup: Share of all steps in which the learning rate rises linearly (0 to 1).
         augment: Augmentation by name (see pruning.data.images); auto is the set's own.
         distill: Share of the loss that asks for the teacher's outputs (0 to 1); 0 is off.
+        distill_maps: Feature maps that the teacher asks for as well: none, modules by glob patterns
+            ("backbone.*,neck"), or auto, the last of each resolution; not for classification.
         temperature: Softening of both outputs in that part of the loss.
         optimizer: sgd, or adamw (which wants learning rates of about 0.001).
         clip: Longest gradient, by its norm over all weights; 0 is no limit.
@@ -55,6 +57,7 @@ class Recipe:
     warmup: float = 0.0
     augment: str = "auto"
     distill: float = 0.0
+    distill_maps: str = "none"
     temperature: float = 4.0
     optimizer: str = "sgd"
     clip: float = 0.0
@@ -84,6 +87,8 @@ class Recipe:
         )
         _need(0 <= self.warmup <= 1, "warmup", self.warmup, "from 0 to 1")
         _need(0 <= self.distill <= 1, "distill", self.distill, "from 0 to 1")
+        asked = self.distill_maps == "none" or self.distill > 0
+        _need(asked, "distill_maps", self.distill_maps, "none where distill is 0; set distill")
         _need(self.temperature > 0, "temperature", self.temperature, "above 0")
         _need(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
         _need(0 <= self.clip < math.inf, "clip", self.clip, "0 (no limit) or more")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pruning.training import Recipe
 
 
-LATER = ("optimizer", "clip", "ema", "accumulate")
+LATER = ("optimizer", "clip", "ema", "accumulate", "distill_maps")
 """Options that came after the first runs."""
 
 
@@ -32,6 +32,8 @@ class RecipeConfig:
         augment: Random changes of the images: none, flip, crop-flip (by up to 4 pixels), shift (by
             up to 1 pixel), or auto (what suits the data).
         distill: Share of the loss that asks for the base model's outputs (0 to 1); 0 is off.
+        distill_maps: Feature maps that the base model asks for as well: none, modules by patterns
+            ("backbone.*,neck"), or auto (the last of each resolution); not for classification.
         temperature: Softening of both outputs in that part of the loss.
         optimizer: sgd, or adamw (which wants learning rates of about 0.001).
         clip: Longest gradient, by its norm over all weights; 0 is no limit.
@@ -52,6 +54,7 @@ class RecipeConfig:
     warmup: float = 0.0
     augment: Literal["auto", "none", "flip", "crop-flip", "shift"] = "auto"
     distill: float = 0.0
+    distill_maps: str = "none"
     temperature: float = 4.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     clip: float = 0.0

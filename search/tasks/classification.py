@@ -31,6 +31,11 @@ class Classification:
 
     def __init__(self, config: Config, given: Given | None = None) -> None:
         given = given or Given()
+        if config.finetune.distill_maps != "none":
+            raise UserError(
+                "finetune.distill_maps is for segmentation, detection and tasks of your own; leave "
+                "it out: finetune.distill alone asks for the base model's logits"
+            )
         self.given = given
         self.splits: Splits = given.splits or data.load(config.data, config.seed)
         self.config = config if given.network is not None else _fitted(config, self.splits)

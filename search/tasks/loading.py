@@ -42,7 +42,8 @@ def open_task(task: Task, config: Config, device: str) -> Workload:
     """A task on a device."""
     if isinstance(task, Classification):
         return ClassificationWorkload(task, device)
-    return OwnWorkload(task, config.task, config.task_args, device, config.seed)
+    maps = config.finetune.distill_maps
+    return OwnWorkload(task, config.task, config.task_args, device, config.seed, maps)
 
 
 def skeleton(config: Config, args: Mapping[str, Any], given: Given) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,8 +21,11 @@ from pruning.training import (
     Recipe,
     evaluation_mode,
     fit,
+    loss_mode,
+    map_loss,
     mean_task_loss,
     recalibrate,
+    recorded,
 )
 from search.tasks.task import Task, TaskError
 from search.tasks.workload import CALIBRATION_BATCH, About, Workload
@@ -34,8 +38,12 @@ REFRESHED = 1024  # samples of training, on which batch norm is measured for a s
 class OwnWorkload(Workload):
     """A `Task` on a device."""
 
-    def __init__(self, task: Task, name: str, args: Any, device: str, seed: int) -> None:
+    def __init__(
+        self, task: Task, name: str, args: Any, device: str, seed: int, maps: str = "none"
+    ) -> None:
+        """maps: as a recipe's distill_maps, to be checked before anything is measured."""
         self.task, self.name, self.device, self.seed = task, name, device, seed
+        self.maps = maps
         self.metric = task.metric
         self.notes = tuple(getattr(task, "notes", ()))
         self.training = bool(getattr(task, "training_loss", False))
@@ -71,8 +79,10 @@ class OwnWorkload(Workload):
         """The network runs on the inputs, and one batch has a loss that is a number."""
         samples = self.samples()
         self.settle(model)
-        with evaluation_mode(model), torch.no_grad(), self._said("inputs"):
+        with evaluation_mode(model), torch.no_grad(), self._said("inputs"), recorded(model) as maps:
             call(model, next(iter(samples.inputs)))
+        if self.maps != "none":
+            map_loss(maps, maps, self.maps)  # UserError where they name none
         with self._said("loss"):
             batch = samples.with_batches(list(samples.batches)[:1])
             found = mean_task_loss(model, batch)
@@ -118,6 +128,7 @@ class OwnWorkload(Workload):
         data_seed: int | None = None,
     ) -> Iterator[EpochResult]:
         order = 0 if data_seed is None else data_seed - seed
+        taught = hasattr(self.task, "distill") or recipe.distill_maps != "none"
         return fit(
             model,
             lambda own: self._train(own + order),
@@ -126,7 +137,7 @@ class OwnWorkload(Workload):
             seed=seed,
             device=self.device,
             teacher=teacher,
-            distill=self._distill if hasattr(self.task, "distill") else None,
+            distill=partial(self._distill, recipe) if taught else None,
         )
 
     def refresh(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
@@ -147,10 +158,28 @@ class OwnWorkload(Workload):
         with self._said("loss"):
             return self.task.loss(model, batch)
 
-    def _distill(self, student: nn.Module, teacher: nn.Module, batch: Any) -> Tensor:
-        with self._said("distill"):
-            distill: Callable[..., Tensor] = self.task.distill  # type: ignore[attr-defined]
-            return distill(student, teacher, batch)
+    def _distill(
+        self, recipe: Recipe, student: nn.Module, teacher: nn.Module, batch: Any
+    ) -> Tensor:
+        """What the task's own distill asks for, and the feature maps that the recipe names."""
+        own: Callable[..., Tensor] | None = getattr(self.task, "distill", None)
+        with ExitStack() as stack:
+            stack.enter_context(self._said("distill"))
+            if recipe.distill_maps == "none":
+                assert own is not None
+                return own(student, teacher, batch)
+            ours = stack.enter_context(recorded(student))
+            theirs = stack.enter_context(recorded(teacher))
+            taught = torch.zeros(())
+            if own is not None:
+                taught = own(student, teacher, batch)
+            else:  # all that is wanted of the loss is a pass of both
+                self.task.loss(student, batch)
+                samples = Samples((), (), self._loss, self.training)
+                with torch.no_grad(), loss_mode(teacher, samples):
+                    self.task.loss(teacher, batch)
+        maps = map_loss(ours, theirs, recipe.distill_maps, recipe.temperature)
+        return maps + taught.to(maps.device)
 
     @contextmanager
     def _said(self, what: str) -> Iterator[None]:
