@@ -122,18 +122,20 @@ class _Greedy:
         own = np.flatnonzero(reader.unit >= 0)
         by_unit = own[np.argsort(reader.unit[own], kind="stable")]
         columns = torch.from_numpy(by_unit).to(reader.sigma.device)
-        sigma = _ridged(reader.sigma.double(), ridge)
-        cross = reader.cross.double()
-        variance = reader.sigma.diagonal()[columns].view(units, -1)
+        sigma, cross = reader.sigma.double(), reader.cross.double()
+        load = _load(sigma, ridge)
+        variance = sigma.diagonal()[columns].view(units, -1)
         self.alive = (variance > 0).any(1)
         # the ridge bounds pivots from below; rounding must not take them to zero
         self.least = float(0.1 * ridge * variance.mean()) + torch.finfo(torch.float32).tiny
         others = torch.from_numpy(np.flatnonzero(reader.unit < 0)).to(sigma.device)
-        c, r = sigma[columns][:, columns], cross[:, columns]
+        c, r = _part(sigma, columns, columns), cross[:, columns]
+        c.diagonal().add_(load)
         if len(others):
-            factor = _cholesky(sigma[others][:, others])
-            known = torch.cholesky_solve(sigma[others][:, columns], factor)
-            c = c - sigma[columns][:, others] @ known
+            rest = _part(sigma, others, others)
+            rest.diagonal().add_(load)
+            known = torch.cholesky_solve(_part(sigma, others, columns), _cholesky(rest))
+            c -= _part(sigma, columns, others) @ known
             r = r - cross[:, others] @ known
         m = self.m = len(columns) // units
         self.units = units
@@ -193,7 +195,7 @@ class _Greedy:
         index = self.left.nonzero().squeeze(1)
         inside = torch.arange(self.m, device=index.device)
         columns = (index.unsqueeze(1) * self.m + inside).view(-1)
-        self.c = self.c[columns][:, columns]
+        self.c = _part(self.c, columns, columns)
         self.r, self.g, self.blocks = self.r[columns], self.g[index], self.blocks[index]
         self.factor = self.factor[: self.rows, columns]
         self.here, self.left = self.here[index], self.left[index]
@@ -201,12 +203,22 @@ class _Greedy:
             self.place[unit] = place
 
 
+def _part(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """matrix[rows][:, columns] in one copy; Σ has millions of elements."""
+    return matrix[rows.unsqueeze(1), columns]
+
+
+def _load(sigma: Tensor, ridge: float) -> Tensor:
+    """`ridge` of the mean diagonal of Σ [..., d, d], above zero; [...]."""
+    mean = sigma.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return (ridge * mean).clamp_min(torch.finfo(sigma.dtype).tiny ** 0.5)
+
+
 def _ridged(sigma: Tensor, ridge: float) -> Tensor:
     """Σ with `ridge` of its mean diagonal added, never singular."""
-    mean = sigma.diagonal(dim1=-2, dim2=-1).mean(-1)
-    load = (ridge * mean).clamp_min(torch.finfo(sigma.dtype).tiny ** 0.5)
-    eye = torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device)
-    return sigma + load[..., None, None] * eye
+    loaded = sigma.clone()
+    loaded.diagonal(dim1=-2, dim2=-1).add_(_load(sigma, ridge).unsqueeze(-1))
+    return loaded
 
 
 def factorise(sigma: Tensor, ridge: float = RIDGE) -> Tensor:

@@ -39,40 +39,57 @@ class Sums:
     """Running sums for `Moments`; products in the data's precision, sums in float64.
 
     Values are taken relative to the first batch's mean, so that float32 products do not cancel.
+    Rows wait until they are as many as the inputs: a product of few costs little more than its
+    d² sums do, which are half of the work where layers are wide and images few.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.total: list[Tensor] = []
+        self.waiting: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, x: Tensor, y: Tensor, *, with_xx: bool = True) -> None:
+    def add(self, x: Tensor, y: Tensor) -> None:
         """x: [..., n, d], y: [..., n, c]. UserError where no memory holds Σ."""
         if not self.count:
             check_size(x)
             self.x0, self.y0 = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
-        x, y = x - self.x0, y - self.y0
-        parts = [x.sum(-2), y.sum(-2), y.mT @ x, y.square().sum(-2)]
-        if with_xx:
-            parts.append(x.mT @ x)
-        parts = [part.double() for part in parts]
-        if self.total:
-            parts = [a.add_(b) for a, b in zip(self.total, parts, strict=True)]
-        self.total = parts
+        self.waiting.append((x - self.x0, y - self.y0))
         self.count += x.shape[-2]
+        if sum(rows.shape[-2] for rows, _ in self.waiting) >= x.shape[-1]:
+            self._fold()
 
-    def moments(self, xx: Tensor | None = None) -> Moments:
-        """The central moments; `xx` where it is known already."""
-        x, y, xy, yy, *rest = [part / self.count for part in self.total]
-        if xx is None:
-            xx = rest[0] - x.unsqueeze(-1) * x.unsqueeze(-2)
+    def moments(self) -> Moments:
+        """The central moments; the sums are spent by it."""
+        self._fold()
+        x, y, xy, yy, xx = (part.div_(self.count) for part in self.total)
+        self.total = []
         return Moments(
             count=self.count,
             mean_x=x + self.x0.squeeze(-2),
             mean_y=y + self.y0.squeeze(-2),
-            xx=xx,
-            xy=xy - y.unsqueeze(-1) * x.unsqueeze(-2),
+            xx=_less(xx, x, x),
+            xy=_less(xy, y, x),
             yy=yy - y.square(),
         )
+
+    def _fold(self) -> None:
+        if not self.waiting:
+            return
+        x, y = (torch.cat(rows, -2) for rows in zip(*self.waiting, strict=True))
+        self.waiting = []
+        parts = [x.sum(-2), y.sum(-2), y.mT @ x, y.square().sum(-2), x.mT @ x]
+        if self.total:
+            for total, part in zip(self.total, parts, strict=True):
+                total.add_(part)
+        else:
+            self.total = [part.double() for part in parts]
+
+
+def _less(sums: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """sums [..., i, j] − a bᵀ, in place."""
+    flat = sums.view(-1, *sums.shape[-2:])
+    flat.baddbmm_(a.reshape(len(flat), -1, 1), b.reshape(len(flat), 1, -1), alpha=-1)
+    return sums
 
 
 def check_size(x: Tensor) -> None:
