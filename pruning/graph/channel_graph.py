@@ -106,6 +106,10 @@ class ChannelGraph:
         """Per group the indices of the layers that read it; a depthwise layer only writes."""
         return self._touching(lambda layer: layer.read)
 
+    def readers(self) -> set[str]:
+        """Weights of the layers that read a group."""
+        return {self.layers[i].weight for layers in self.consumers for i in layers}
+
     def _touching(self, axis: Callable[[Layer], int]) -> tuple[tuple[int, ...], ...]:
         found: list[list[int]] = [[] for _ in self.groups]
         for i, layer in enumerate(self.layers):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.data import Samples, few, first
-from pruning.graph import ChannelGraph, Lattice, Problem
+from pruning.graph import ChannelGraph, Lattice, Layer, Problem
 from pruning.reconstruction import (
     Moments,
     Reader,
@@ -67,7 +67,7 @@ def greedy_curves(
     for g, group in enumerate(graph.groups):
         part = slice(int(graph.offsets[g]), int(graph.offsets[g + 1]))
         readers = [
-            readers_of.of(graph.layers[i].weight, part)
+            readers_of.of(graph.layers[i], part)
             for i in graph.consumers[g]
             if graph.layers[i].weight in moments
         ]
@@ -137,10 +137,10 @@ class _Readers:
         self.graph, self.moments, self.weight = graph, moments, weight
         self.precision: dict[str, Tensor] = {}
 
-    def of(self, name: str, part: slice) -> Reader:
+    def of(self, layer: Layer, part: slice) -> Reader:
         """part: the group's flat units. What the layer reads besides them is taken as known."""
-        each = self.moments[name]
-        units = self.graph.axes[name, 1]
+        name = layer.weight
+        each, units = self.moments[name], self.graph.axes[name, layer.read]
         own = np.where((units >= part.start) & (units < part.stop), units - part.start, -1)
         unit = np.tile(own, each.xx.shape[-1] // len(own))  # columns: the channel runs fastest
         scale = (self.weight[name] / max(float(each.yy.sum()), TINY)) ** 0.5

@@ -40,8 +40,6 @@ def channel_moments(
     no targets. `pruning.reconstruction.input_moments` has them across channels too, which takes
     channels times the memory. positions: about how many per image count.
     """
-    names = [layer.weight for layer in graph.layers]
-    reads = {name for name in names if (graph.axes[name, 1] < graph.units).any()}
     sums: dict[str, Sums] = {}
     phase = 0
 
@@ -51,7 +49,7 @@ def channel_moments(
         rows = rows.reshape(len(rows), taps, -1).permute(2, 0, 1)
         sums.setdefault(name, Sums()).add(rows, rows[..., :0])
 
-    with evaluation_mode(model), layers_called(model, reads, add):
+    with evaluation_mode(model), layers_called(model, graph.readers(), add):
         for inputs in Samples.of(batches).inputs:
             for part in inputs.split(CHUNK) if isinstance(inputs, Tensor) else (inputs,):
                 call(model, part)
@@ -65,9 +63,12 @@ def filtered_variance(
     """Σ_consumers Σ_o w_{o,c}ᵀ Cov(patch_c) w_{o,c} per unit, float64 [units]."""
     state = dict(model.named_parameters())
     total = np.zeros(graph.units)
-    for name, each in moments.items():
-        weight = by_taps(state[name].detach().cpu().double())
+    for layer in graph.layers:
+        if (name := layer.weight) not in moments:
+            continue
+        each = moments[name]
+        weight = by_taps(Filter.of_layer(layer).turned(state[name].detach().cpu().double()))
         spread = torch.einsum("okc,ckl->olc", weight, each.xx.cpu())
         variance = (spread * weight).sum((0, 1)).clamp(min=0)
-        total += per_unit(graph, name, 1, variance.numpy())
+        total += per_unit(graph, name, layer.read, variance.numpy())
     return total

@@ -59,6 +59,8 @@ def layer_calls(model: nn.Module, graph: ChannelGraph) -> tuple[LayerCall, ...]:
     shapes = {layer.weight: graph.shapes[layer.weight] for layer in graph.layers}
 
     def see(name: str, x: Tensor, out: Tensor, how: Filter) -> None:
+        if how.stretch:
+            return  # a part of what whole networks take besides
         rows, columns = shapes[name][:2]
         size = tuple(x.shape[2:]) if how.kernel else tuple(x.shape[1:-1])
         found.append(LayerCall(name, how, rows, columns, size))

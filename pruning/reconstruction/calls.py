@@ -47,7 +47,9 @@ def layers_called(
             weight = kwargs["weight"] if "weight" in kwargs else args[1]
             if id(weight) in named:
                 x = kwargs["input"] if "input" in kwargs else args[0]
-                show(named[id(weight)], x, out, Filter.of_call(*args, **kwargs))
+                how = LAYER_CALLS[func](*args, **kwargs)
+                if how is not None:
+                    show(named[id(weight)], x, out, how)
 
     return Calls(see)
 

@@ -35,11 +35,11 @@ def compensate_layers(
         name = layer.weight
         if name not in moments or layer.conv_groups > 1:
             continue
-        each, how = moments[name], Filter(graph.shapes[name][2:])
+        each, how = moments[name], Filter.of_layer(layer, graph.shapes[name][2:])
         # fewer rows where it writes a group that was cut, too
-        blocks: Tensor = how.blocks(given[name].detach().to(each.xx))[0]
-        blocks = blocks[graph.kept_positions(name, 0, kept)]
-        stays = np.tile(kept[graph.axes[name, 1]], layer.kernel)
+        blocks: Tensor = how.blocks(how.turned(given[name].detach().to(each.xx)))[0]
+        blocks = blocks[graph.kept_positions(name, layer.written, kept)]
+        stays = np.tile(kept[graph.axes[name, layer.read]], layer.kernel)
         fitted, bias = compensate(
             blocks,
             blocks.new_zeros(len(blocks)),
@@ -47,5 +47,5 @@ def compensate_layers(
             each.xx[0],
             torch.from_numpy(np.flatnonzero(stays)).to(blocks.device),
         )
-        own[name].copy_(how.weight(fitted[None]))
+        own[name].copy_(how.turned(how.weight(fitted[None])))
         add_to_output(slim, layer.name, bias, norms.get(name))

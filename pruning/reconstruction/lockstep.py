@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.reconstruction.filters import Filter
+from pruning.reconstruction.filters import LAYER_CALLS, Filter
 from pruning.reconstruction.refit import Term
 
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
+TRANSPOSED = {f"conv_transpose{n}d" for n in (1, 2, 3)}
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__"}
 
 
@@ -172,7 +173,8 @@ def _narrow(func: Callable[..., Any], args: Any, kwargs: Any, i: int) -> Any:
     name = getattr(func, "__name__", "")
     if name in LAYERS:
         given = layer_arguments(own, options)
-        return filter_of(own, options).apply(given["input"], given["weight"], given.get("bias"))
+        how = Filter.of_call(*own, **options)
+        return how.apply(given["input"], given["weight"], given.get("bias"))
     if name in {"view", "reshape"} and len(own) > 1:
         own = (own[0], _narrowed(own[1:], args[0].whole[0].shape, own[0].shape))
         func = torch.reshape
@@ -199,7 +201,7 @@ def layer_arguments(args: Any, kwargs: Any) -> dict[str, Any]:
     return {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
 
 
-def filter_of(args: Any, kwargs: Any) -> Filter:
-    """How a call of a layer reads its input."""
+def filter_of(func: Callable[..., Any], args: Any, kwargs: Any) -> Filter | None:
+    """How a call of a layer reads its input; None: not as a filter."""
     with torch._C.DisableTorchFunctionSubclass():
-        return Filter.of_call(*args, **kwargs)
+        return LAYER_CALLS[func](*args, **kwargs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.graph import ChannelGraph, Keep
-from pruning.reconstruction.filters import by_taps
+from pruning.reconstruction.filters import Filter, by_taps
 
 
 @torch.no_grad()
@@ -29,13 +29,15 @@ def fold_means(
     """
     kept = graph.kept_units(keep)
     state = dict(whole.named_parameters())
-    for name, mean in means.items():
-        gone = np.flatnonzero(~kept[graph.axes[name, 1]])
-        if len(gone):
-            rows = graph.kept_positions(name, 0, kept)
-            weight = by_taps(state[name].detach().cpu().double())[rows][..., gone]
-            lost = torch.einsum("okc,ck->o", weight, torch.from_numpy(mean)[gone])
-            add_to_output(slim, name.rpartition(".")[0], lost, norms.get(name))
+    for layer in graph.layers:
+        name = layer.weight
+        gone = np.flatnonzero(~kept[graph.axes[name, layer.read]])
+        if len(gone) and name in means:
+            rows = graph.kept_positions(name, layer.written, kept)
+            weight = Filter.of_layer(layer).turned(state[name].detach().cpu().double())
+            lost = by_taps(weight)[rows][..., gone]
+            lost = torch.einsum("okc,ck->o", lost, torch.from_numpy(means[name])[gone])
+            add_to_output(slim, layer.name, lost, norms.get(name))
 
 
 def add_to_output(slim: nn.Module, layer: str, lost: Tensor, norm: str | None) -> None:

@@ -15,7 +15,8 @@ from pruning.data import Samples, call
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.reconstruction.calls import layers_called
-from pruning.reconstruction.filters import POSITIONS, Filter, outputs, patches, thinning
+from pruning.reconstruction.filters import Filter
+from pruning.reconstruction.rows import POSITIONS, outputs, patches, thinning
 from pruning.training import evaluation_mode
 
 
@@ -87,7 +88,7 @@ class Sums:
 
 def _less(sums: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """sums [..., i, j] − a bᵀ, in place."""
-    flat = sums.view(-1, *sums.shape[-2:])
+    flat = sums.view(math.prod(sums.shape[:-2]), *sums.shape[-2:])
     flat.baddbmm_(a.reshape(len(flat), -1, 1), b.reshape(len(flat), 1, -1), alpha=-1)
     return sums
 
@@ -128,9 +129,8 @@ def input_moments(
 
     One pass in evaluation mode. All of Σ stays in memory: 8·d² bytes a layer.
     """
-    names = [layer.weight for layer in graph.layers if only is None or layer.weight in only]
-    reads = {name for name in names if (graph.axes[name, 1] < graph.units).any()}
-    sums = {name: Sums() for name in names if name in reads}
+    reads = graph.readers() if only is None else graph.readers() & set(only)
+    sums = {layer.weight: Sums() for layer in graph.layers if layer.weight in reads}
     phase = 0
 
     def add(name: str, x: Tensor, y: Tensor, how: Filter) -> None:

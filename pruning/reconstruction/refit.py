@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.reconstruction.filters import POSITIONS, Filter, outputs, patches, thinning
+from pruning.reconstruction.filters import Filter
 from pruning.reconstruction.least_squares import RIDGE, factorise, regress
 from pruning.reconstruction.moments import Moments, check_size
+from pruning.reconstruction.rows import POSITIONS, outputs, patches, thinning
 
 LEAST_ROWS = 2000
 SLAB = 8192
@@ -53,19 +54,19 @@ class Term:
 
     def values(self) -> list[Tensor]:
         """The layer's output as it is now, batch by batch."""
-        weight, bias = folded(self.module, self.norm)
+        weight, bias = folded(self.module, self.how, self.norm)
         return [self.how.apply(x, weight, bias) for x in self.inputs]
 
     def prior(self) -> Tensor:
         """Its weight as a regression sees it: BN scale folded in, [blocks, c, d] float64."""
-        return self.how.blocks(folded(self.module, self.norm, torch.float64)[0])
+        return self.how.blocks(folded(self.module, self.how, self.norm, torch.float64)[0])
 
 
 def folded(
-    layer: Any, norm: Any = None, dtype: torch.dtype | None = None
+    layer: Any, how: Filter, norm: Any = None, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a layer, in evaluation mode those of layer and BN in one."""
-    weight, bias = layer.weight.detach().to(dtype), layer.bias
+    """Weight [o, i, *kernel] and bias of a layer, in evaluation mode with the BN after it."""
+    weight, bias = how.turned(layer.weight.detach().to(dtype)), layer.bias
     bias = None if bias is None else bias.detach().to(dtype)
     if norm is None:
         return weight, bias
@@ -173,7 +174,7 @@ def _write(terms: Sequence[Term], weight: Tensor, bias: Tensor, moments: Moments
         own = weight[..., part]
         shift = bias.flatten() if term is sink else torch.zeros_like(bias).flatten()
         if term.norm is None:
-            _store(term.module, term.how.weight(own), shift if term is sink else None)
+            _store(term, own, shift if term is sink else None)
         else:
             _write_normed(term, own, shift, moments, part)
 
@@ -187,20 +188,22 @@ def _write_normed(term: Term, weight: Tensor, shift: Tensor, moments: Moments, p
     assert norm is not None
     mean = (weight @ moments.mean_x[..., part].unsqueeze(-1)).flatten()
     variance = (weight @ moments.xx[..., part, part] * weight).sum(-1).flatten().clamp_min(0)
-    old = term.module.weight.double().flatten(1).norm(dim=1)
+    old = term.how.turned(term.module.weight).double()  # type: ignore[arg-type]
+    old = old.flatten(1).norm(dim=1)
     new = weight.flatten(0, 1).norm(dim=1)
     size = torch.where((old > 0) & (new > 0), old / new.clamp_min(1e-300), torch.ones_like(new))
     scaled = (weight.flatten(0, 1) * size[:, None]).view_as(weight)
-    _store(term.module, term.how.weight(scaled), torch.zeros_like(shift))
+    _store(term, scaled, torch.zeros_like(shift))
     norm.running_mean.copy_(size * mean)  # type: ignore[operator]
     norm.running_var.copy_(size.square() * variance)  # type: ignore[operator]
     norm.weight.copy_((norm.running_var.double() + _eps(term)).sqrt() / size)  # type: ignore[operator]
     norm.bias.copy_(shift + mean)  # type: ignore[operator]
 
 
-def _store(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+def _store(term: Term, blocks: Tensor, bias: Tensor | None) -> None:
     """Into the tensors that are there; a bias that is missing and not zero is added."""
-    module.weight.copy_(weight)  # type: ignore[operator]
+    module = term.module
+    module.weight.copy_(term.how.turned(term.how.weight(blocks)))  # type: ignore[operator]
     if module.bias is not None:
         module.bias.copy_(torch.zeros_like(module.bias) if bias is None else bias)  # type: ignore
     elif bias is not None and bool(bias.any()):
@@ -209,7 +212,7 @@ def _store(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 
 def patches_width(term: Term) -> int:
     """Columns of one term: kernel × channels that a block reads."""
-    return term.module.weight[0].numel()  # type: ignore[index, operator]
+    return term.how.turned(term.module.weight)[0].numel()  # type: ignore[arg-type]
 
 
 def _eps(term: Term) -> float:

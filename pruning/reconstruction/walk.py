@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pruning.graph import ChannelGraph
 from pruning.reconstruction.lockstep import (
     LAYERS,
+    TRANSPOSED,
     Known,
     Pair,
     Pending,
@@ -59,7 +60,7 @@ class Walk:
     done: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.layers = {layer.weight for layer in self.graph.layers}
+        self.layers = {layer.weight: layer for layer in self.graph.layers}
 
     def call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
@@ -111,17 +112,19 @@ class Walk:
         name = weight.label
         if name not in self.layers or name in self.done:
             return None
+        how = filter_of(func, args, kwargs)
+        if how is None:
+            return None
         self.force(input)
         self.done.add(name)
-        first = input.whole[0]
-        how = filter_of(args, kwargs)
+        first, layer = input.whole[0], self.layers[name]
         path = name.rpartition(".")[0]
         norm = self._norm_of(name)
-        value, shift = folded(self._plain(path), self._plain(norm) if norm else None)
+        value, shift = folded(self._plain(path), how, self._plain(norm) if norm else None)
         whole = [how.apply(x, value, shift) for x in input.whole]
         inputs = input.slim
         if not self.feedback and how.groups == 1:
-            columns = self._positions(name, 1, first.device)
+            columns = self._positions(name, layer.read, first.device)
             inputs = [x.index_select(how.channel_dim, columns) for x in input.whole]
         groups = inputs[0].shape[1] // weight.slim[0].shape[1] if how.groups > 1 else 1
         term = Term(
@@ -129,7 +132,7 @@ class Walk:
             how=replace(how, groups=groups),
             inputs=inputs,
             target=whole,
-            rows=self._positions(name, 0, first.device),
+            rows=self._positions(name, layer.written, first.device),
             exact=input.exact,
             norm=self.module.get_submodule(norm) if norm else None,
         )
@@ -233,7 +236,7 @@ class Walk:
 HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(QUERIES, Walk.query),
     **dict.fromkeys(DROPOUTS, Walk.passed),
-    **dict.fromkeys(LAYERS, Walk.layer),
+    **dict.fromkeys(LAYERS | TRANSPOSED, Walk.layer),
     **dict.fromkeys(SUMS, Walk.sum),
     "batch_norm": Walk.norm,
 }

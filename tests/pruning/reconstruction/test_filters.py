@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from pruning.errors import UserError
 from pruning.graph import trace
 from pruning.reconstruction import moments as covariance
-from pruning.reconstruction.filters import Filter, outputs, patches
+from pruning.reconstruction.filters import Filter
 from pruning.reconstruction.moments import Sums, input_moments
+from pruning.reconstruction.rows import outputs, patches, thinning
 
 FILTERS = [
     Filter((3, 3), (1, 1), (1, 1)),
@@ -34,6 +35,32 @@ def test_patches_times_weights_are_the_layer(how: Filter, every: tuple[int, int]
     for phase in range(5):
         made = patches(x, how, every, phase) @ how.blocks(weight).mT
         torch.testing.assert_close(made, outputs(y, how, every, phase, how.groups))
+
+
+@pytest.mark.parametrize("sides", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "extra", "dilation"),
+    [(2, 2, 0, 0, 1), (4, 2, 1, 0, 1), (3, 2, 1, 1, 1), (3, 1, 2, 0, 2), (2, 3, 0, 0, 1)],
+)
+def test_a_transposed_convolution_is_one_of_the_stretched_input(
+    sides: int, kernel: int, stride: int, padding: int, extra: int, dilation: int
+) -> None:
+    torch.manual_seed(0)
+    layer = getattr(nn, f"ConvTranspose{sides}d")(
+        3, 4, kernel, stride, padding, extra, bias=False, dilation=dilation, dtype=torch.float64
+    )
+    x = torch.randn(2, 3, *(5, 6, 4)[:sides], dtype=torch.float64)
+    weight, y = layer.weight.detach(), layer(x).detach()
+    call = (x, weight, None, layer.stride, layer.padding, layer.output_padding, 1, layer.dilation)
+    how = Filter.of_transposed(*call)
+    torch.testing.assert_close(how.apply(x, how.turned(weight), None), y)
+    assert torch.equal(how.turned(how.turned(weight)), weight)
+    blocks = how.blocks(how.turned(weight))
+    assert torch.equal(how.turned(how.weight(blocks)), weight)
+    for phase in range(3):
+        every = thinning(y, how, positions=9)
+        made = patches(x, how, every, phase) @ blocks.mT
+        torch.testing.assert_close(made, outputs(y, how, every, phase))
 
 
 def test_every_position_is_met_over_the_phases() -> None:
