@@ -35,7 +35,7 @@ COMMANDS = {
         "show the frontier that a run has found, or choose one point of it",
     ),
     "compare": Command(
-        "compare RUN [--baselines peel|all] [--macs 70%,50%,30%] [--json]",
+        "compare RUN [--baselines peel|all] [--budgets 70%,50%,30%] [--json]",
         "set one-shot pruning beside the frontier, trained alike",
     ),
     "prune": Command(

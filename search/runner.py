@@ -19,7 +19,7 @@ from search.session import Session
 from search.storage import files as storage
 from search.storage import lock
 from search.study import make_study
-from search.trial import BaseModel, base_model
+from search.trial import BaseModel
 from search.trial import trial as trial_body
 
 
@@ -57,7 +57,7 @@ def run(
     preflight.check_nodes(config, share.gpus)
     base = base_task.run(config, before, stages.prepare, share, say, _load_tune, given)
     interrupt.check()
-    problem = base_model.problem(base.channel_graph(), config.search)
+    problem = base.problem(config.search)
     study = None
     if before is not None:
         session.check_same(before, config, base, problem)

@@ -61,7 +61,7 @@ class Session:
         if expected := growth.outlook(rows, self.reference):
             self.say(expected)
         for line in (
-            *correlation.remarks(rows, self.study.cost.base_macs, self.base.metric),
+            *correlation.remarks(rows, self.study.axis, self.base.metric),
             *_failures(rows),
         ):
             self.say(line)
@@ -107,7 +107,9 @@ class Session:
     def _export(self, members: Sequence[Member], current: Mapping[str, Any]) -> None:
         points.export(self.config.out, members, self.study.rows, dict(current))
         if self.config.search.keep_checkpoints == "frontier":
-            points.forget_checkpoints(self.config.out, self.study.rows, self.base.metric)
+            points.forget_checkpoints(
+                self.config.out, self.study.rows, self.base.metric, self.study.axis
+            )
         self.study.ledger.compact(self.base.metric)  # names the weights that are kept
 
 
@@ -147,7 +149,9 @@ def begin(
     place = storage.open_uri(config.out)
     if before is None and results.find_record(place) is not None:
         raise UserError(f"another process has begun {config.out}; give the command once more")
-    current = before or record.create(config, base_model.facts(base, problem), base.metric)
+    current = before or record.create(
+        config, base_model.facts(base, problem), base.metric, base.axis(config.search)
+    )
     plain = configuration.to_dict(config)
     current = record.update(place, current, status="running", config=plain)
     if not storage.exists(place / base_model.FILE):

@@ -2,6 +2,8 @@ from . import surgery as surgery
 from .channel_graph import ChannelGraph as ChannelGraph
 from .channel_graph import Keep as Keep
 from .cost import Cost as Cost
+from .cost import Latency as Latency
+from .cost import Objective as Objective
 from .cost import channel_counts as channel_counts
 from .masking import masked as masked
 from .opening import opened as opened

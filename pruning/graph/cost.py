@@ -1,10 +1,10 @@
-"""MACs and parameters of a slim network as closed forms of its width vector."""
+"""What a slim network costs as closed forms of its width vector: MACs, parameters, ms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -13,19 +13,48 @@ from pruning.graph.channel_graph import ChannelGraph
 CHUNK = 512  # rows at a time: keeps the temporaries in the cache
 
 
+Objective: TypeAlias = Literal["macs", "params", "latency"]
+Latency: TypeAlias = Callable[[np.ndarray], Any]
+"""W: int [N, groups] → ms float64 [N]; [groups] → a scalar: a `pruning.latency.LatencyTable`."""
+
+
 class Cost:
-    """MACs of layers and products for one image, and parameters, of width vectors.
+    """MACs of layers and products for one image, parameters, and the one that is to be saved.
 
     The channels that a layer reads and writes are affine in the widths, so every sum of their
     products is one quadratic form W Q Wᵀ + q·W + c. In float64 it is exact below 2^53.
     """
 
-    def __init__(self, graph: ChannelGraph) -> None:
-        self.groups = len(graph.groups)
+    def __init__(
+        self, graph: ChannelGraph, objective: Objective = "macs", latency: Latency | None = None
+    ) -> None:
+        """objective: what `of` counts. latency: foretells ms, where anything does."""
+        self.groups, self.objective, self.latency = len(graph.groups), objective, latency
         self._macs = _Quadratic(_mac_terms(graph), self.groups)
         self._params = _Quadratic(_parameter_terms(graph), self.groups)
         self.base_macs: int = self.macs(graph.widths)
         self.base_params: int = self.params(graph.widths)
+        self._of = {"macs": self.macs, "params": self.params, "latency": latency}[objective]
+        self.base = self.of(graph.widths)
+
+    def of(self, widths: np.ndarray) -> Any:
+        """What is to be saved, W: int [N, groups] → [N]; W: int [groups] → a number.
+
+        MACs and parameters are int64, latencies ms in float64.
+        """
+        if self._of is None:
+            raise ValueError("latency is the objective, and nothing foretells it")
+        return self._of(widths)
+
+    def budget(self, share: float) -> float:
+        """So much of what the whole network costs; counts are whole."""
+        asked = share * self.base
+        return asked if self.objective == "latency" else round(asked)
+
+    @property
+    def least(self) -> float:
+        """A cost that is as good as none, in the unit of `of`."""
+        return 1e-9 * self.base if self.objective == "latency" else 1
 
     def macs(self, widths: np.ndarray) -> Any:
         """W: int [N, groups] → int64 [N]; W: int [groups] → int."""

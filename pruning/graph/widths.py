@@ -1,4 +1,4 @@
-"""The lattice of width vectors that a search may visit, and walks on it to a MAC target."""
+"""The lattice of width vectors that a search may visit, and walks on it to a budget."""
 
 from __future__ import annotations
 
@@ -83,16 +83,17 @@ def fit(
     family: Callable[[float], np.ndarray],
     target: float,
     *,
-    params: float | None = None,
+    allowed: Callable[[np.ndarray], bool] = lambda widths: True,
     rounds: int = 40,
 ) -> np.ndarray:
-    """Largest member of a family, growing in t ∈ [0, 1], with at most `target` MACs and `params`.
+    """Largest member of a family, growing in t ∈ [0, 1], that costs at most `target`.
 
-    The smallest member where none has so few.
+    target: in the unit of `cost.of`. allowed: whether a member is within other limits. The smallest
+    member where none fits.
     """
 
     def fits(widths: np.ndarray) -> bool:
-        return cost.macs(widths) <= target and (params is None or cost.params(widths) <= params)
+        return bool(cost.of(widths) <= target) and allowed(widths)
 
     low, high = 0.0, 1.0
     if fits(family(high)):

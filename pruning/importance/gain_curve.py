@@ -1,4 +1,4 @@
-"""Gain-curve allocation: channels go where they explain most of what is read, per MAC (ours).
+"""Gain-curve allocation: channels go where they explain most of what is read for their cost (ours).
 
 CaP's greedy order gives, for every group, the share of its readers' outputs that each further
 channel explains. A reader counts by what its output weighs in the stream it joins: the
@@ -76,22 +76,23 @@ def greedy_curves(
 
 
 def allocate(
-    curves: GainCurves, problem: Problem, macs: float, *, streams: bool = False
+    curves: GainCurves, problem: Problem, budget: float, *, streams: bool = False
 ) -> np.ndarray:
-    """Channels per group for at most `macs` MACs, int64 [groups]: best gain per MAC first.
+    """Channels per group within a budget, int64 [groups]: best gain for its cost first.
 
-    Where a curve is not concave, several steps are taken at once if that pays. Residual streams
-    stay whole, unless `streams` or the target cannot be met otherwise.
+    The cost is `problem.cost.of`: MACs, parameters or ms. Where a curve is not concave, several
+    steps are taken at once if that pays. Residual streams stay whole, unless `streams` or the
+    budget cannot be met otherwise.
     """
     graph, cost = problem.graph, problem.cost
-    lat = problem.lattice if streams else _inner_only(problem, macs)
+    lat = problem.lattice if streams else _inner_only(problem, budget)
     widths = lat.low.copy()
     totals = [
         np.concatenate([[0.0], np.cumsum(curves.gain[a:b])])
         for a, b in zip(graph.offsets[:-1], graph.offsets[1:], strict=True)
     ]
     while True:
-        now = cost.macs(widths)
+        now = cost.of(widths)
         rows, worth = [], []
         for g, total in enumerate(totals):
             steps = _steps(int(widths[g]), int(lat.step[g]), int(lat.high[g]))
@@ -104,8 +105,10 @@ def allocate(
         if not rows:
             return widths
         candidates = np.array(rows)
-        price = cost.macs(candidates) - now
-        quotient = np.where(now + price <= macs, np.array(worth) / np.maximum(price, 1), -np.inf)
+        price = cost.of(candidates) - now
+        quotient = np.where(
+            now + price <= budget, np.array(worth) / np.maximum(price, cost.least), -np.inf
+        )
         best = int(quotient.argmax())
         if quotient[best] == -np.inf:
             return widths
@@ -157,12 +160,12 @@ class _Readers:
         return Reader(given, cross @ rows.mT @ given, unit[unit >= 0])
 
 
-def _inner_only(problem: Problem, macs: float) -> Lattice:
-    """The lattice without the groups that several layers add to, where `macs` allow for that."""
+def _inner_only(problem: Problem, budget: float) -> Lattice:
+    """The lattice without the groups that several layers add to, if the budget allows it."""
     graph, lat = problem.graph, problem.lattice
     writers = [sum(graph.layers[i].conv_groups == 1 for i in layers) for layers in graph.producers]
     low = np.where(np.array(writers) > 1, lat.high, lat.low)
-    return lat if problem.cost.macs(low) > macs else replace(lat, low=low)
+    return lat if problem.cost.of(low) > budget else replace(lat, low=low)
 
 
 def _steps(width: int, step: int, high: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""From scores to widths: one threshold over all groups, and what is left of the MACs spent."""
+"""From scores to widths: one threshold over all groups, and what is left of the budget spent."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from pruning.graph import Problem
 
 
-def floored(problem: Problem, share: float, macs: float) -> Problem:
-    """The same problem with at least `share` of every group kept, where `macs` allow for that."""
+def floored(problem: Problem, share: float, budget: float) -> Problem:
+    """The same problem with at least `share` of every group kept, if the budget allows it."""
     lat = problem.lattice
     least = np.ceil(share * lat.high / lat.step).astype(np.int64) * lat.step
     low = np.maximum(lat.low, np.minimum(least, lat.high))
-    if problem.cost.macs(low) > macs:
+    if problem.cost.of(low) > budget:
         return problem
-    return Problem(problem.graph, replace(lat, low=low))
+    return replace(problem, lattice=replace(lat, low=low))
 
 
-def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.ndarray:
-    """Widths of one threshold on `scores` (float [units]) over all groups, at most `macs` MACs.
+def global_threshold(scores: np.ndarray, problem: Problem, budget: float) -> np.ndarray:
+    """Widths of one threshold on `scores` (float [units]) over all groups, within the budget.
 
     What the lattice leaves over is filled with the next best channels.
     """
@@ -39,7 +39,7 @@ def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.nd
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
-        if problem.cost.macs(widths(middle)) <= macs:
+        if problem.cost.of(widths(middle)) <= budget:
             low = middle
         else:
             high = middle - 1
@@ -51,16 +51,16 @@ def global_threshold(scores: np.ndarray, problem: Problem, macs: float) -> np.nd
         first = w // granularity
         return np.array([own[min(k, len(own) - 1)] for own, k in zip(ranked, first, strict=True)])
 
-    return spend(problem, widths(low), macs, following)
+    return spend(problem, widths(low), budget, following)
 
 
 def spend(
     problem: Problem,
     widths: np.ndarray,
-    macs: float,
+    budget: float,
     value: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Single steps until none fits below `macs`, the best value per MAC at each width first.
+    """Single steps until none fits the budget, the best value for its cost at each width first.
 
     value(widths): what a further channel of each group is worth there, float64 [groups].
     """
@@ -68,10 +68,11 @@ def spend(
     widths = widths.copy()
     while True:
         up = lat.up(widths)
-        price = cost.macs(np.where(np.eye(len(widths), dtype=bool), up, widths)) - cost.macs(widths)
-        fits = (up > widths) & (cost.macs(widths) + price <= macs)
+        now = cost.of(widths)
+        price = cost.of(np.where(np.eye(len(widths), dtype=bool), up, widths)) - now
+        fits = (up > widths) & (now + price <= budget)
         if not fits.any():
             return widths
-        worth = value(widths) * (up - widths) / np.maximum(price, 1)
+        worth = value(widths) * (up - widths) / np.maximum(price, cost.least)
         best = int(np.where(fits, worth, -np.inf).argmax())
         widths[best] = up[best]

@@ -60,14 +60,14 @@ class Balanced(Method):
         return state["taylor"]
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
         """Widths of `delta`; with a target those of the delta that meets it, whatever is given."""
         curves = LossCurves.from_arrays(state)
-        if macs is None:
+        if budget is None:
             return within(curves, problem, scalars.get("delta", self.scalars["delta"].default))
-        widths = _meet(curves, problem, macs)
-        return spend(problem, widths, macs, partial(recovered, curves, problem))
+        widths = _meet(curves, problem, budget)
+        return spend(problem, widths, budget, partial(recovered, curves, problem))
 
 
 def within(curves: LossCurves, problem: Problem, delta: float) -> np.ndarray:
@@ -97,17 +97,17 @@ def _varies_little(curves: LossCurves, delta: float, group: int, removed: int) -
     return abs(curves.at(group, removed)) <= delta
 
 
-def _meet(curves: LossCurves, problem: Problem, macs: float) -> np.ndarray:
-    """Widths of the delta whose MACs come closest to `macs` from below."""
+def _meet(curves: LossCurves, problem: Problem, budget: float) -> np.ndarray:
+    """Widths of the delta whose cost comes closest to `budget` from below."""
     seen: dict[float, np.ndarray] = {}
 
     def excess(log_delta: float) -> float:
         seen[log_delta] = within(curves, problem, math.exp(log_delta))
-        return float(problem.cost.macs(seen[log_delta]) - macs) / problem.cost.base_macs
+        return float(problem.cost.of(seen[log_delta]) - budget) / problem.cost.base
 
     false_position(excess, math.log(max(0.05 * abs(curves.loss), 1e-9)))
-    fitting = [widths for widths in seen.values() if problem.cost.macs(widths) <= macs]
-    return max(fitting, key=problem.cost.macs, default=problem.lattice.low)
+    fitting = [widths for widths in seen.values() if problem.cost.of(widths) <= budget]
+    return max(fitting, key=problem.cost.of, default=problem.lattice.low)
 
 
 def false_position(excess: Callable[[float], float], start: float, widest: float = 40.0) -> None:

@@ -35,7 +35,7 @@ class Scalar:
 class Method(ABC):
     """Template of the methods; a new one states `name`, `prepare`, `scores` and `allocate`.
 
-    `scalars` are searchable; with `needs_target` the allocation also takes a MAC target, otherwise
+    `scalars` are searchable; with `needs_target` the allocation also takes a budget, otherwise
     the scalars alone decide, and `allocate` meets a target by moving the first of them.
     """
 
@@ -57,9 +57,12 @@ class Method(ABC):
 
     @abstractmethod
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
-        """Channels per group for at most `macs` MACs, int64 [groups], on the lattice."""
+        """Channels per group, int64 [groups] on the lattice, that cost at most `budget`.
+
+        In the unit of `problem.cost.of`: MACs, parameters or ms. None: what the whole costs.
+        """
 
     def repair(  # noqa: B027  a hook, not a duty
         self, slim: nn.Module, whole: nn.Module, graph: ChannelGraph, state: State, keep: Keep

@@ -27,10 +27,10 @@ class Uniform(Method):
         return state["norm"]
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
         graph, cost, lat = problem.graph, problem.cost, problem.lattice
-        target = cost.base_macs if macs is None else macs
+        target = cost.base if budget is None else budget
         widths = fit(cost, lambda t: uniform(graph, lat, t), target)
         # a single ratio moves many groups at once: spend the rest where the share is lowest
         share = graph.widths / np.maximum(widths, 1)
@@ -55,7 +55,7 @@ class GlobalL2(Uniform):
         return state["norm"] / np.repeat(np.maximum(means, 1e-12), sizes)
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
-        target = problem.cost.base_macs if macs is None else macs
+        target = problem.cost.base if budget is None else budget
         return global_threshold(self.scores(state, problem), problem, target)

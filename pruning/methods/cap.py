@@ -56,24 +56,24 @@ class CaP(Method):
         return GainCurves(state["order"], state["gain"]).scores(problem.graph)
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
         """Widths of `drop`; with a target the largest within it, whatever is given."""
-        if macs is None:
+        if budget is None:
             return structural(
                 state["drops"], problem, scalars.get("drop", self.scalars["drop"].default)
             )
         low, high = 0.0, float(len(problem.graph.groups))  # a whole accuracy for every group
         for _ in range(40):
             middle = (low + high) / 2
-            if problem.cost.macs(structural(state["drops"], problem, middle)) > macs:
+            if problem.cost.of(structural(state["drops"], problem, middle)) > budget:
                 low = middle
             else:
                 high = middle
         widths = structural(state["drops"], problem, high)
-        if problem.cost.macs(widths) > macs:
+        if problem.cost.of(widths) > budget:
             widths = problem.lattice.low
-        return spend(problem, widths, macs, lambda w: _next_gains(state, problem, w))
+        return spend(problem, widths, budget, lambda w: _next_gains(state, problem, w))
 
 
 def accuracy_drops(

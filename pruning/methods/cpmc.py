@@ -48,9 +48,9 @@ class CPMC(Method):
         return min_max(state["magnitude"]) + a * (1 - f) + b * (1 - p)
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
-        target = problem.cost.base_macs if macs is None else macs
+        target = problem.cost.base if budget is None else budget
         scores = self.scores(state, problem, **scalars)
         return global_threshold(scores, floored(problem, FLOOR, target), target)
 

@@ -13,12 +13,13 @@ from pruning.methods.base import Batches, Method, Problem, State
 
 
 class GainCurve(Method):
-    """Channels go where each explains most of its readers' outputs per MAC.
+    """Channels go where each explains most of its readers' outputs for what it costs.
 
     Per group CaP's greedy order on the covariances of the whole network; gains weighted by the
-    squared BN scales of the readers; the largest quotient gain/MACs first until the MACs are spent.
-    One measurement serves every MAC target, and the allocations are nested. Repaired with error
-    feedback (pruning.reconstruction.error_feedback). Ours.
+    squared BN scales of the readers; the largest quotient of gain and cost (MACs, parameters or ms,
+    see `Cost.of`) first until the budget is spent. One measurement serves every budget, and the
+    allocations are nested. Repaired with error feedback (pruning.reconstruction.error_feedback).
+    Ours.
     """
 
     name = "gain-curve"
@@ -33,8 +34,8 @@ class GainCurve(Method):
         return GainCurves(state["order"], state["gain"]).scores(problem.graph)
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
         curves = GainCurves(state["order"], state["gain"])
-        target = problem.cost.base_macs if macs is None else macs
+        target = problem.cost.base if budget is None else budget
         return gain_curve.allocate(curves, problem, target)

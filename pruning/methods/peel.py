@@ -48,20 +48,20 @@ class Peel(Method):
         return state["scale"]
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
-        target = problem.cost.base_macs if macs is None else macs
+        target = problem.cost.base if budget is None else budget
         rho = scalars.get("rho", self.scalars["rho"].default)
         base = self._backbone(state["scale"], problem, rho * target)
         importance = kept_means(state["scale"], problem, base)
         widths = grow(problem, base, importance, target)
         return spend(problem, widths, target, lambda _: importance)
 
-    def _backbone(self, scale: np.ndarray, problem: Problem, macs: float) -> np.ndarray:
+    def _backbone(self, scale: np.ndarray, problem: Problem, budget: float) -> np.ndarray:
         if self.backbone == "threshold":
-            return global_threshold(scale, floored(problem, FLOOR, macs), macs)
+            return global_threshold(scale, floored(problem, FLOOR, budget), budget)
         graph, lat = problem.graph, problem.lattice
-        return fit(problem.cost, lambda share: uniform(graph, lat, share), macs)
+        return fit(problem.cost, lambda share: uniform(graph, lat, share), budget)
 
 
 def kept_means(scale: np.ndarray, problem: Problem, widths: np.ndarray) -> np.ndarray:
@@ -75,8 +75,8 @@ def kept_means(scale: np.ndarray, problem: Problem, widths: np.ndarray) -> np.nd
     return means / total if total > 0 else np.ones(len(means))
 
 
-def grow(problem: Problem, base: np.ndarray, importance: np.ndarray, macs: float) -> np.ndarray:
-    """Widths round(b·(1 + k·s)) with the largest k ≥ 0 of at most `macs` MACs, int64 [groups]."""
+def grow(problem: Problem, base: np.ndarray, importance: np.ndarray, budget: float) -> np.ndarray:
+    """Widths round(b·(1 + k·s)) with the largest k ≥ 0 within the budget, int64 [groups]."""
     lat = problem.lattice
     growing = importance > 0
     room = (lat.high / base - 1)[growing] / importance[growing]
@@ -84,5 +84,5 @@ def grow(problem: Problem, base: np.ndarray, importance: np.ndarray, macs: float
     return fit(
         problem.cost,
         lambda t: np.maximum(lat.snap(base * (1 + t * most * importance)), base),
-        macs,
+        budget,
     )

@@ -86,9 +86,9 @@ class PruneNet(Method):
         return (1 - share) * state["gate"] + (share + TIE) * variance
 
     def allocate(
-        self, state: State, problem: Problem, macs: float | None = None, **scalars: float
+        self, state: State, problem: Problem, budget: float | None = None, **scalars: float
     ) -> np.ndarray:
-        target = problem.cost.base_macs if macs is None else macs
+        target = problem.cost.base if budget is None else budget
         return global_threshold(self.scores(state, problem, variance=0.0), problem, target)
 
     def repair(

@@ -73,7 +73,7 @@ def body(gate: Gate, candidate: Candidate) -> Iterator[dict[str, Any]]:
     started = datetime.now().astimezone().isoformat()
     began = time.perf_counter()
     time.sleep(SLEEP)
-    share = candidate.asked_macs / 3e6
+    share = candidate.asked / 3e6
     yield {
         "widths": list(candidate.widths or ()),
         "score_val": float(np.clip(0.98 * share**0.1, 0, 1)),

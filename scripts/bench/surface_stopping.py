@@ -51,7 +51,7 @@ class Independent:
             arch_hash=name,
             widths=widths,
             scalars={},
-            asked_macs=0,
+            asked=0,
             params={},
             **names,
         )

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.graph import Cost
 from search.backend import cluster
 from search.config import Config
-from search.pareto import TOP1, Metric, Reference, front
+from search.pareto import TOP1, CostAxis, Metric, Reference, front
 from search.storage import Ledger, Row
 from search.storage import files as storage
 from search.study import finalists
@@ -60,9 +59,10 @@ def measure(
 
     The base model is measured with them, at no cost: what dominated it may have been lucky.
     """
+    axis = base.axis(config.search)
     members = _finalists(config, base, rows)
     anew = [row for row in members if not _is_whole(base, row)]
-    batches = _batches(config, members, anew, base.metric, say)
+    batches = _batches(config, members, anew, base.metric, axis, say)
     from search.backend import retrain  # and Ray Tune, which takes a second to import
 
     retrain.train_all(config, base, batches, share, say)
@@ -71,7 +71,7 @@ def measure(
         if not (trained := _trainings(config, base, row)):
             say(f"{row.trial_id} keeps the weights of its trial, not tested: no final training")
         measured.append(Member(row, trained or (_trial(config, row),), base.metric))
-    stays = _front(measured)
+    stays = _front(measured, axis)
     for member in measured:
         if member not in stays:
             say(f"{member.row.trial_id} leaves the frontier: another dominates its mean")
@@ -83,11 +83,13 @@ def so_far(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Member]
 
     Final trainings that are finished already are used; the others' score on test is not known.
     """
+    axis = base.axis(config.search)
     return _front(
         [
             Member(row, _trainings(config, base, row) or (_trial(config, row),), base.metric)
-            for row in _members(base, rows)
-        ]
+            for row in _members(base, rows, axis)
+        ],
+        axis,
     )
 
 
@@ -96,6 +98,7 @@ def _batches(
     members: Sequence[Row],
     anew: Sequence[Row],
     metric: Metric,
+    axis: CostAxis,
     say: Callable[[str], None],
 ) -> Iterator[list[Job]]:
     """What is not done yet: trainings that each of `anew` has, then those where seeds decide."""
@@ -111,26 +114,24 @@ def _batches(
     first = [k for k in repeats if k < trainings.ALL]
     yield todo(anew, first, f"{len(members)} points of the frontier")
     for k in repeats[len(first) :]:
-        yield todo(
-            _overlapping(config, anew, metric), [k], f"seed {k + 1} where neighbours overlap"
-        )
+        close = _overlapping(config, anew, metric, axis)
+        yield todo(close, [k], f"seed {k + 1} where neighbours overlap")
 
 
 def _finalists(config: Config, base: BaseModel, rows: Sequence[Row]) -> list[Row]:
     """Whom to train anew, and the base model."""
-    graph = base.channel_graph()
-    cost = Cost(graph)
-    reference = Reference.of(cost.base_macs, base.metric, base.val)
+    problem = base.problem(config.search)
+    reference = Reference.of(base.axis(config.search), base.metric, base.val)
     slim = [row for row in rows if not _is_whole(base, row)]
-    chosen = finalists(slim, config.search.final_points, graph, cost, reference)
+    chosen = finalists(slim, config.search.final_points, problem.graph, problem.cost, reference)
     return chosen + [row for row in rows if _is_whole(base, row)]
 
 
-def _overlapping(config: Config, rows: Sequence[Row], metric: Metric = TOP1) -> list[Row]:
-    """Those whose mean on val is, for its noise, not apart from that of a neighbour by MACs."""
+def _overlapping(config: Config, rows: Sequence[Row], metric: Metric, axis: CostAxis) -> list[Row]:
+    """Those whose mean on val is, for its noise, not apart from that of a neighbour by cost."""
     found = {row.trial_id: [t.val for t in _finished(config, row)] for row in rows}
     several = [np.var(vals, ddof=1) for vals in found.values() if len(vals) > 1]
-    rows = sorted((row for row in rows if found[row.trial_id]), key=lambda row: row.macs)
+    rows = sorted((row for row in rows if found[row.trial_id]), key=axis.of)
     if not several:
         return rows
     # the members' trainings are alike: a pooled variance is surer than one of two values
@@ -143,15 +144,15 @@ def _overlapping(config: Config, rows: Sequence[Row], metric: Metric = TOP1) -> 
     return [row for row in rows if row.trial_id in close]
 
 
-def _members(base: BaseModel, rows: Sequence[Row]) -> list[Row]:
+def _members(base: BaseModel, rows: Sequence[Row], axis: CostAxis) -> list[Row]:
     """The frontier of single trainings, and the base model, which a lucky one may dominate."""
-    members = [rows[i] for i in front.front(front.points_of(rows, base.metric))]
+    members = [rows[i] for i in front.front(front.points_of(rows, base.metric, axis))]
     return members + [row for row in rows if _is_whole(base, row) and row not in members]
 
 
-def _front(members: Sequence[Member]) -> list[Member]:
-    """Those that no other's mean dominates, by MACs."""
-    points = [(member.row.macs, member.metric.gain(member.val_mean)) for member in members]
+def _front(members: Sequence[Member], axis: CostAxis) -> list[Member]:
+    """Those that no other's mean dominates, by cost."""
+    points = [(axis.of(member.row), member.metric.gain(member.val_mean)) for member in members]
     return [members[i] for i in front.front(points)]
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pruning.errors import UserError
 from search.config import Config
-from search.pareto import TOP1, Metric, Reference
+from search.pareto import MACS, TOP1, CostAxis, Metric, Reference
 from search.pareto import front as pareto
 from search.storage import Row, files, live, pruned_by
 from search.study import Study
@@ -107,10 +107,10 @@ class Progress(tune.Callback):
             report = self.reports.get(name, {})
             widths = report.get("widths") or candidate.widths
             cost = self.study.cost
-            macs = int(cost.macs(np.array(widths))) if widths else candidate.asked_macs
+            spent = float(cost.of(np.array(widths)) if widths else candidate.asked)
             score, epochs = report.get("score_val"), float(report.get("epochs") or 0.0)
             score = float(score) if score is not None and np.isfinite(score) else None
-            running.append(live.Running(name, macs, epochs, score, now - self.started[name]))
+            running.append(live.Running(name, spent, epochs, score, now - self.started[name]))
         left = self._seconds_left()
         return live.Live(self.beat, self.budget, self.study.finished, left, tuple(running))
 
@@ -123,24 +123,24 @@ class Progress(tune.Callback):
         parts = [f"{study.finished}/{self.budget} trials, {len(study.running)} running"]
         parts += [f"{count} {status}" for status, count in counts.items() if count]
         complete = [row for row in study.rows if row.status == "complete"]
-        points = pareto.points_of(complete, self.reference.metric)
+        points = self.reference.points(complete)
         volume = pareto.hypervolume(points, self.reference)
         parts.append(f"hypervolume {volume:.4f}")
         return ", ".join([*parts, *self._time_left()])
 
     def panel(self) -> Group:
-        metric = self.reference.metric
+        metric, axis = self.reference.metric, self.study.axis
         table = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("MACs [M]", "of base", metric.column("val"), "method"):
+        for column in (axis.heading, "of base", metric.column("val"), "method"):
             table.add_column(column, justify="right")
         complete = [row for row in self.study.rows if row.status == "complete"]
-        front = pareto.front(pareto.points_of(complete, metric))
+        front = pareto.front(self.reference.points(complete))
         picks = np.unique(np.linspace(0, len(front) - 1, SHOWN).round().astype(int))
         for i in front[picks] if len(front) else []:
             row = complete[i]
-            share, base = row.macs / self.reference.base_macs, self.reference.base_macs
-            score, by = metric.number(row.score_val), pruned_by(row.method, row.macs, base)
-            table.add_row(f"{row.macs / 1e6:.2f}", f"{share:.1%}", score, by)
+            by = pruned_by(row.method, row.macs, self.study.cost.base_macs)
+            spent, share = axis.number(axis.of(row)), f"{axis.share(row):.1%}"
+            table.add_row(spent, share, metric.number(row.score_val), by)
         return Group(Text(self.headline(), style="bold"), table)
 
     def _seconds_left(self) -> float | None:
@@ -165,7 +165,12 @@ def duration(seconds: float) -> str:
 
 
 def seconds_left(
-    rows: Sequence[Row], start: float, config: Config, slots: int, metric: Metric = TOP1
+    rows: Sequence[Row],
+    start: float,
+    config: Config,
+    slots: int,
+    metric: Metric = TOP1,
+    axis: CostAxis = MACS,
 ) -> float | None:
     """Seconds until the frontier is there; None before any network has been trained.
 
@@ -187,17 +192,19 @@ def seconds_left(
         start += max(0.0, _mean([r.wall_s for r in first]) - _mean([r.wall_s for r in warm]))
     usual = [row for row in timed if row not in first] or timed
     to_come = max(0, config.trials - len(rows)) * (_mean([r.wall_s for r in usual]) + BETWEEN)
-    each = (to_come + _final(rows, warm, config, metric)) / max(1, min(slots, config.trials))
+    each = (to_come + _final(rows, warm, config, metric, axis)) / max(1, min(slots, config.trials))
     return each + (start if config.search.final_seeds else 0.0)
 
 
-def _final(rows: Sequence[Row], trained: Sequence[Row], config: Config, metric: Metric) -> float:
+def _final(
+    rows: Sequence[Row], trained: Sequence[Row], config: Config, metric: Metric, axis: CostAxis
+) -> float:
     """Seconds of all final trainings, one after another."""
     search = config.search
     if not search.final_seeds:
         return 0.0
     complete = [row for row in rows if row.status == "complete"]
-    members = len(pareto.front(pareto.points_of(complete, metric)))
+    members = len(pareto.front(pareto.points_of(complete, metric, axis)))
     members = round(members * max(1.0, config.trials / max(1, len(rows))) ** GROWTH)
     members = min(members, search.final_points or members, config.trials)
     # each is trained so often, and up to final_seeds times where neighbours overlap

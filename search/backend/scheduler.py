@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from search.backend.searcher import End
 from search.config import SearchConfig
 from search.pareto import Reference, Strata, alike
-from search.study import Halving, Screening, Study, rungs
+from search.study import Halving, Screening, Study, limits, rungs
 
 
 class ReportingScheduler(FIFOScheduler):
@@ -53,12 +53,12 @@ class FrontierScheduler(ReportingScheduler):
         widths, score = result.get("widths"), result.get("score_val")
         if "status" in result or widths is None or score is None:
             return TrialScheduler.CONTINUE
-        macs = int(self.study.cost.macs(np.asarray(widths, dtype=np.int64)))
+        cost = float(self.study.cost.of(np.asarray(widths, dtype=np.int64)))
         name, epochs = trial.config.get("trial_id", trial.trial_id), result.get("epochs", 0.0)
         if epochs:
-            reason = self.halving.judge(name, epochs, macs / self.study.cost.base_macs, score)
+            reason = self.halving.judge(name, epochs, cost / self.study.cost.base, score)
         elif self.screening:
-            reason = self.screening.judge(name, macs, score, self.study.rows)
+            reason = self.screening.judge(name, cost, score, self.study.rows)
         else:
             reason = None
         if reason is None:
@@ -75,13 +75,13 @@ def make(
     ends: MutableMapping[str, End],
 ) -> FrontierScheduler:
     """The scheduler of a search; `epochs`: of a whole fine-tuning."""
-    base, limits = study.cost.base_macs, study.limits
-    low = max(int(study.cost.macs(study.lat.low)), limits.min_macs or 0.0) / base
-    high = min(base, limits.max_macs or base) / base
+    asked = limits.shares(study.limits, study.cost)
+    low, high = limits.reach(study.cost, study.lat, *asked, study.limits)
     strata = Strata(low, high)
     steps = rungs(epochs) if search.early_stopping != "off" else ()
-    halving = Halving(steps, alike(low, high), cover=strata, metric=reference.metric)
-    halving.learn(study.rows, base)
+    word, metric = study.axis.word, reference.metric
+    halving = Halving(steps, alike(low, high), cover=strata, metric=metric, word=word)
+    halving.learn(study.rows, study.axis)
     screening = Screening(search.screen, strata, reference) if search.screen > 1 else None
     if screening:
         screening.learn(study.rows)

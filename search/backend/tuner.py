@@ -107,7 +107,8 @@ def run(
         watch.append(Watchdog(limit, searcher.ends, reason))
     chosen = scheduler.make(config.search, config.finetune.epochs, study, reference, searcher.ends)
     run = files.open_uri(config.out)
-    left = partial(seconds_left, config=config, slots=slots, metric=reference.metric)
+    metric, axis = reference.metric, reference.axis
+    left = partial(seconds_left, config=config, slots=slots, metric=metric, axis=axis)
     with Progress(study, config.trials, reference, console, run, left) as progress:
         fit(config, trainable, searcher, chosen, slots, [progress, *watch])
     study.close()  # Ctrl-C makes Tune leave trials behind

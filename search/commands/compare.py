@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
-from search.config import Parser, human, notation
+from search.config import Parser, notation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,8 @@ class CompareOptions:
 
     Args:
         baselines: One-shot methods: a name, a list, or all.
-        macs: MACs at which each one prunes: shares of the base model's, or amounts such as 60M.
+        budgets: What each one may cost, in what the run saves: shares of the base model's, or
+            amounts such as 60M.
         seeds: Trainings of each network, with the recipe that the frontier's members had.
         address: Ray address; null starts Ray on this machine.
         data_root: Folder or URI of the run's images; null is the local folder that the run had.
@@ -32,7 +33,7 @@ class CompareOptions:
     """
 
     baselines: str = "peel"
-    macs: str = "70%,50%,30%"
+    budgets: str = "70%,50%,30%"
     seeds: int = 3
     address: str | None = None
     data_root: str | None = None
@@ -43,7 +44,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     """Train the one-shots, write comparison.parquet, .csv and .png, print the table."""
     parser = Parser(
         prog=prog,
-        usage=f"{prog} RUN [--baselines peel|all] [--macs 70%,50%,30%] [--seeds 3] [--json]",
+        usage=f"{prog} RUN [--baselines peel|all] [--budgets 70%,50%,30%] [--seeds 3] [--json]",
         description="Set one-shot pruning beside the frontier of a finished search.",
     )
     parser.add_argument("run", metavar="RUN", help="folder or URI of a search (its --out)")
@@ -143,12 +144,12 @@ def _as_called(settings: Config, place: str, options: CompareOptions) -> Config:
 def show(
     table: pa.Table, record: dict[str, Any], points: list[dict[str, Any]], console: Console
 ) -> None:
-    """Print the comparison; gaps in the metric's steps and in shares of the base model's MACs."""
+    """Print the comparison; gaps in the metric's steps and in shares of the base model's cost."""
     from rich.table import Table
 
-    from search.storage import metric_of
+    from search.storage import axis_of, metric_of
 
-    metric = metric_of(record)
+    metric, axis = metric_of(record), axis_of(record)
 
     shown = Table(title="one-shot pruning beside the frontier (test, mean ± std)")
     columns = (
@@ -156,7 +157,7 @@ def show(
         "of base",
         metric.column("test"),
         f"frontier's gain [{metric.step}]",
-        "MACs saved [% of base]",
+        f"{axis.word} saved [% of base]",
         "verdict",
         "cost [s]",
     )
@@ -167,10 +168,10 @@ def show(
         cost = row["prepare_s"] + row["allocate_s"] + row["train_s"]
         shown.add_row(
             row["method"],
-            f"{row['macs_share']:.1%}",
+            f"{axis.share(row):.1%}",
             found,
             _signed(row["score_gap"], metric.scale, metric.digits) + metric.spread(row["margin"]),
-            _signed(row["macs_gap"]),
+            _signed(row["cost_gap"]),
             row["verdict"],
             f"{cost:.1f}",
         )
@@ -184,7 +185,7 @@ def show(
     console.print(
         f"the frontier's {len(points)} points took {cost.get('trials', '?')} trials in "
         f"{cost.get('seconds', 0):.0f} s and final trainings of {cost.get('final_seconds', 0):.0f} "
-        "s; gain: at no more MACs; MACs saved: at no worse score",
+        f"s; gain: at no more {axis.word}; saved: at no worse score",
         highlight=False,
     )
 
@@ -199,14 +200,19 @@ def _check(options: CompareOptions) -> None:
 
     if options.seeds < 1:
         raise UserError(f"--seeds {options.seeds}: must be 1 or more")
-    notation.amounts(options.macs, "--macs")
+    notation.amounts(options.budgets, "--budgets")
     validation.method_names(options.baselines, "--baselines")
 
 
 def _shares(options: CompareOptions, record: dict[str, Any]) -> list[float]:
-    """The targets as shares of the base model's MACs."""
-    base = float(record["base_macs"])
-    shares = [amount.of(base) / base for amount in notation.amounts(options.macs, "--macs")]
+    """The targets as shares of what the base model costs."""
+    from search.storage import axis_of
+
+    axis = axis_of(record)
+    base = axis.base
+    shares = [amount.of(base) / base for amount in notation.amounts(options.budgets, "--budgets")]
     if max(shares) > 1:
-        raise UserError(f"--macs {options.macs}: the base model has {human(base)}; ask for less")
+        raise UserError(
+            f"--budgets {options.budgets}: the base model has {axis.show(base)}; ask for less"
+        )
     return shares

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.config import Parser, human
+from search.config import Parser
 from search.frontier import ChooseOptions, select
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], prog: str) -> None:
 
 
 def read(place: str, options: ChooseOptions | None = None) -> Record:
-    """{"run", "status", "finished", "metric", "base_macs", "points"} of a run.
+    """{"run", "status", "finished", "metric", "objective", "base_macs", "points"} of a run.
 
     UserError if there is none. While a run goes on, the points are those of its trials so far. With
     options that choose, the one point chosen.
@@ -58,6 +58,7 @@ def read(place: str, options: ChooseOptions | None = None) -> Record:
         "status": record.get("status"),
         "finished": finished,
         "metric": results.metric_of(record).to_json(),
+        "objective": results.axis_of(record).to_json(),
         "base_macs": record.get("base_macs"),
         "points": [{key: _plain(value) for key, value in point.items()} for point in points],
     }
@@ -68,11 +69,11 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     from rich.markup import escape
     from rich.table import Table
 
-    from search.pareto import Metric
+    from search.pareto import CostAxis, Metric
     from search.storage import results
 
     found = read(place, options)
-    metric = Metric.from_json(found["metric"])
+    metric, axis = Metric.from_json(found["metric"]), CostAxis.from_json(found["objective"])
     points, base = found["points"], found["base_macs"]
     if not points:
         ended = found["status"] == "complete"
@@ -86,17 +87,19 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     state = "" if found["finished"] else ", so far"
     number = f"point {points[0].get('rank', 0)}" if chosen else f"{len(points)} points"
     table = Table(title=escape(f"{number} on the frontier of {place}{state}, {metric.name}"))
-    columns = ["#", "MACs"] + ["of base"] * bool(base) + ["parameters", metric.column("val")]
+    columns = ["#", axis.heading] + ["of base"] * bool(axis.base)
+    columns += [*(other.heading for other in axis.others), metric.column("val")]
     columns += [metric.column("test")] * tested
     for column in columns + ["ms"] * timed:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
     for i, point in enumerate(points):
-        cells = [str(point.get("rank", i)), human(point["macs"])]
-        cells += [f"{point['macs'] / base:.1%}"] if base else []
+        cells = [str(point.get("rank", i)), axis.number(axis.of(point))]
+        cells += [f"{axis.share(point):.1%}"] if axis.base else []
+        cells += [other.number(other.of(point)) for other in axis.others]
         val = point.get("score_val_mean", point.get("score_val"))
         test, std = point.get("score_test_mean"), point.get("score_test_std")
-        cells += [human(point["params"]), metric.number(val)]
+        cells += [metric.number(val)]
         cells += [metric.number(test) + metric.spread(std)] * tested
         cells += [_ms(point.get("latency_ms_b1"))] * timed
         by = results.pruned_by(str(point["method"]), point["macs"], base)

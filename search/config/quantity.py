@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from pruning.errors import UserError
+from search.pareto import human as human
 
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _FORM = re.compile(r"([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*(%|ms|[kmgbt])?", re.I)
@@ -52,14 +53,6 @@ def parse(text: str | float, name: str) -> Quantity:
     if not latency and not suffix and value <= MEANT_AS_SHARE:
         raise UserError(f"{name} {text}: no network is so small; did you mean {value:g}%?")
     return Quantity(value, False)
-
-
-def human(value: float) -> str:
-    """Four significant digits with a suffix: 125747840 → "125.7M", 640 → "640"."""
-    for suffix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.4g}{suffix}"
-    return f"{value:.4g}"
 
 
 def _unreadable(text: object, name: str, latency: bool) -> UserError:

@@ -45,6 +45,8 @@ class SearchConfig:
     """How slim versions are proposed, pruned, stopped and kept.
 
     Args:
+        cost: What is saved: macs (multiply-accumulates for one image) or params (parameters).
+            Proposals, the frontier, the hypervolume and early stopping go by it.
         method: Pruning method: gain-curve, another method's name, a comma list of names, or all.
         proposal: What the sampler chooses: widths (a global ratio and bounded offsets), threshold
             (the method's own scalars), or mixed (each trial one of the two).
@@ -53,7 +55,7 @@ class SearchConfig:
             beyond 20 groups, else group).
         offset_range: How far a width may lie from the global ratio, as a share of it (0.5: half to
             one and a half times).
-        sampler: What proposes: ehvi (models the accuracy, takes the MACs exactly, and tries what
+        sampler: What proposes: ehvi (models the accuracy, takes the cost exactly, and tries what
             should add most hypervolume), or one of Optuna's; gp is slow beyond 20 parameters.
             Where proposal is not widths, ehvi means tpe.
         min_ratio: Fewest channels of a group that may stay, as a share of its channels (0 to 1).
@@ -73,10 +75,10 @@ class SearchConfig:
             method). BN is always re-estimated.
         seeds: Begin with the base model, uniform widths and the gain-curve path over the range, and
             the one-shot allocations of the methods searched (true or false).
-        stratify: Aim some proposals at the part of the MAC range with the fewest trials (true or
-            false).
+        stratify: Aim some proposals at the part of the range of costs with the fewest trials (true
+            or false).
         early_stopping: off, or mo-asha: after a ninth and a third of the epochs, one trial of three
-            goes on among those of about the same MACs, by non-dominated sorting. Stopped trials
+            goes on among those of about the same cost, by non-dominated sorting. Stopped trials
             count as trials: ask for about three times as many.
         patience: End the search once so many complete trials have grown the hypervolume by less
             than patience_share of it; null runs all trials.
@@ -92,8 +94,8 @@ class SearchConfig:
             weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.
         keep_checkpoints: Which finished trials keep their weights: those on the frontier, or all.
-        reference_point: Hypervolume's reference point, [MACs for one image, score];
-            null is the base model's MACs and chance. A run keeps its first one.
+        reference_point: Hypervolume's reference point, [cost, score]; null is what the base model
+            costs, and chance. A run keeps its first one.
         trial_timeout_s: Longest time of one trial in s; null is no limit. A final training has as
             much, more in proportion to its epochs.
         retry_failed: Run the trials of earlier sessions that failed once more.
@@ -101,6 +103,7 @@ class SearchConfig:
             trials nor for the frontier.
     """
 
+    cost: Literal["macs", "params"] = "macs"
     method: str = "gain-curve"
     proposal: Literal["widths", "threshold", "mixed"] = "widths"
     offsets: Literal["auto", "group", "stage", "none"] = "auto"

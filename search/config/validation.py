@@ -66,9 +66,9 @@ def _validate_search(s: SearchConfig, shares: bool) -> None:
         value = getattr(s, key)
         _need(value is None or value > 0, f"search.{key}", value, "above 0, or null")
     if s.reference_point is not None:
-        macs, score = s.reference_point
-        wanted = "[MACs above 0, a score: of shares from 0 to below 1]"
-        good = macs > 0 and math.isfinite(score) and (0 <= score < 1 or not shares)
+        cost, score = s.reference_point
+        wanted = "[a cost above 0, a score: of shares from 0 to below 1]"
+        good = cost > 0 and math.isfinite(score) and (0 <= score < 1 or not shares)
         _need(good, "search.reference_point", list(s.reference_point), wanted)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from pruning.models import files
-from search.pareto import TOP1, Metric
+from search.pareto import TOP1, CostAxis, Metric
 from search.storage import Results, Row
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ JOURNAL = "optuna.journal"
 
 def study_of(
     rows: Sequence[Row],
-    base_macs: int,
+    axis: CostAxis,
     name: str = "slimfront",
     storage: BaseStorage | None = None,
     metric: Metric = TOP1,
 ) -> Study:
-    """The Optuna study of ledger rows: score on val, share of the base MACs (minimised).
+    """The Optuna study of ledger rows: score on val, share of what the base costs (minimised).
 
     Ranges of the parameters are those seen in the rows: a ledger does not store the space.
     """
@@ -48,14 +48,14 @@ def study_of(
         study = optuna.create_study(storage=storage, study_name=name, directions=ways)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(["score_val", "macs_share"])
+            study.set_metric_names(["score_val", f"{axis.name}_share"])
         for row in rows:
             done = row.status == "complete" and row.score_val is not None
             params = {k: v for k, v in row.proposal.get("params", {}).items() if k in ranges}
             state = states.get(row.status, TrialState.PRUNED)
             trial = create_trial(
                 state=state if done or state != TrialState.COMPLETE else TrialState.FAIL,
-                values=[row.score_val or 0.0, row.macs / base_macs] if done else None,
+                values=[row.score_val or 0.0, axis.share(row)] if done else None,
                 params=params,
                 distributions={key: ranges[key] for key in params},
                 user_attrs=_attributes(row),
@@ -94,7 +94,7 @@ def write_journal(run: Results) -> str:
         path = os.path.join(scratch, JOURNAL)
         storage = JournalStorage(JournalFileBackend(path))
         name = os.path.basename(run.place.rstrip("/")) or "slimfront"
-        study_of(run.rows, _base_macs(run), name, storage, run.metric)
+        study_of(run.rows, _axis(run), name, storage, run.metric)
         with open(path, "rb") as file:
             data = file.read()
     place = files.join(run.place, JOURNAL)
@@ -102,10 +102,10 @@ def write_journal(run: Results) -> str:
     return place
 
 
-def _base_macs(run: Results) -> int:
+def _axis(run: Results) -> CostAxis:
     if "base_macs" not in run.record:
         raise UserError(f"{run.place}/run.json lacks base_macs; copy the run again")
-    return int(run.record["base_macs"])
+    return run.axis
 
 
 def log_mlflow(run: Results) -> str:

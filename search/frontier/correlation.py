@@ -8,36 +8,37 @@ from itertools import takewhile
 
 import numpy as np
 
-from search.pareto import TOP1, Metric
+from search.pareto import MACS, TOP1, CostAxis, Metric
 from search.storage import Row
 
-STRATUM = 8  # trials of about the same MACs that are compared with each other
+STRATUM = 8  # trials of about the same cost that are compared with each other
 LOSS = 0.002  # of the best score there is, that fine-tuning costs before it is worth a word ...
 SEVERAL = 3  # ... in the widest so many trials, which have the least to win by it
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Rank correlation within MAC strata, averaged by their trials; `trials` took part."""
+    """Rank correlation within strata of the cost, averaged by their trials; `trials` took part."""
 
     spearman: float
     kendall: float
     trials: int
+    word: str = MACS.word
 
     def __str__(self) -> str:
         return (
-            "the score before training orders trials of about the same MACs as that at the end "
-            f"does: rank correlation {self.spearman:.2f} (Spearman; 1 is the same order, 0 none; "
-            f"Kendall {self.kendall:.2f}; {self.trials} trials)"
+            f"the score before training orders trials of about the same {self.word} as that at "
+            f"the end does: rank correlation {self.spearman:.2f} (Spearman; 1 is the same order, "
+            f"0 none; Kendall {self.kendall:.2f}; {self.trials} trials)"
         )
 
 
-def remarks(rows: Sequence[Row], base_macs: int, metric: Metric = TOP1) -> Iterator[str]:
+def remarks(rows: Sequence[Row], axis: CostAxis, metric: Metric = TOP1) -> Iterator[str]:
     """What the user of a run should know of it, in lines; none where nothing is to be said."""
-    if (found := early_and_late(rows)) is not None:
+    if (found := early_and_late(rows, axis)) is not None:
         yield str(found)
     trained = sorted(
-        (row.macs, metric.gain(row.score_val) - metric.gain(row.score_repaired))
+        (axis.share(row), metric.gain(row.score_val) - metric.gain(row.score_repaired))
         for row in rows
         if row.status == "complete" and row.epochs > 0
         if row.score_repaired is not None and row.score_val is not None
@@ -48,19 +49,19 @@ def remarks(rows: Sequence[Row], base_macs: int, metric: Metric = TOP1) -> Itera
     if len(worse) >= SEVERAL:
         yield (
             f"fine-tuning made the {metric.name} worse in all {len(worse)} trials from "
-            f"{worse[-1][0] / base_macs:.0%} of the MACs up: lower finetune.lr or raise "
+            f"{worse[-1][0]:.0%} of the {axis.word} up: lower finetune.lr or raise "
             "finetune.epochs"
         )
 
 
-def early_and_late(rows: Iterable[Row]) -> Correlation | None:
+def early_and_late(rows: Iterable[Row], axis: CostAxis = MACS) -> Correlation | None:
     """Of score_repaired and score_val over complete, trained rows; None for fewer than four.
 
-    Over all MACs it would be high whatever the early score is worth: wide networks are better at
+    Over all costs it would be high whatever the early score is worth: wide networks are better at
     both. Where the early score decided who goes on it reads low: only its best are complete.
     """
     done = sorted(
-        (row.macs, row.score_repaired, row.score_val)
+        (axis.of(row), row.score_repaired, row.score_val)
         for row in rows
         if row.status == "complete" and row.epochs > 0
         if row.score_repaired is not None and row.score_val is not None
@@ -80,4 +81,4 @@ def early_and_late(rows: Iterable[Row]) -> Correlation | None:
     if not weights:
         return None
     means = np.average([spearman, kendall], axis=1, weights=weights)
-    return Correlation(float(means[0]), float(means[1]), int(np.sum(weights)))
+    return Correlation(float(means[0]), float(means[1]), int(np.sum(weights)), axis.word)

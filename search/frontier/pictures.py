@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.config import CLASSIFICATION, SEGMENTATION
-from search.storage import Row, metric_of
+from search.storage import Row, axis_of, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,11 +27,12 @@ def empty() -> tuple[Figure, Axes]:
 def frontier(
     points: Sequence[Mapping[str, Any]], rows: Sequence[Row], record: Mapping[str, Any]
 ) -> Figure:
-    """Scores against MACs: the frontier on test and val, over all finished trials."""
-    metric = metric_of(record)
+    """Scores against costs: the frontier on test and val, over all finished trials."""
+    metric, axis = metric_of(record), axis_of(record)
     figure, axes = empty()
     done = [row for row in rows if row.status == "complete" and row.score_val is not None]
-    macs = np.array([point["macs"] for point in points]) / 1e6
+    scale, unit = axis.scaled([axis.base])
+    costs = np.array([axis.of(point) for point in points]) / scale
     val, test = (
         metric.scale * np.array([p.get(f"score_{s}_mean") for p in points], dtype=float)
         for s in ("val", "test")
@@ -40,15 +41,15 @@ def frontier(
     val = np.where(np.isfinite(val), val, single)
     spread = [metric.scale * (point.get("score_test_std") or 0.0) for point in points]
     axes.plot(
-        [row.macs / 1e6 for row in done],
+        [axis.of(row) / scale for row in done],
         [metric.scale * (row.score_val or 0.0) for row in done],
         ".",
         color="0.7",
         label="finished trials, val",
     )
-    axes.step(macs, val, where="post", color="tab:blue", lw=1, label="frontier, val")
+    axes.step(costs, val, where="post", color="tab:blue", lw=1, label="frontier, val")
     axes.errorbar(
-        macs,
+        costs,
         test,
         yerr=spread,
         fmt="o",
@@ -57,9 +58,9 @@ def frontier(
         capsize=2,
         label="frontier, test (mean ± std)",
     )
-    base = record["base_macs"] / 1e6, metric.scale * record["base_score_test"]
+    base = axis.base / scale, metric.scale * record["base_score_test"]
     axes.plot(*base, "*", color="tab:red", ms=11, label="base model, test")
-    axes.set(xlabel="MACs for one image [millions]", ylabel=metric.axis)
+    axes.set(xlabel=f"{axis.title} [{unit}]", ylabel=metric.axis)
     shown = np.concatenate([val, test[np.isfinite(test)], [base[1]]])
     if len(shown):
         margin = max(1.0 if metric.fraction else 0.0, 0.15 * float(np.ptp(shown))) or 1.0
@@ -68,7 +69,7 @@ def frontier(
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if metric.rises else "upper right", fontsize=8)
-    axes.set_title(f"{subject(record)}: {len(macs)} points")
+    axes.set_title(f"{subject(record)}: {len(costs)} points")
     return figure
 
 

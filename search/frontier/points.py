@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 from pruning.models import files
 from search.backend import Member
 from search.frontier import pictures
-from search.pareto import TOP1, Metric, front
+from search.pareto import MACS, TOP1, CostAxis, Metric, front
 from search.storage import Row, checks, results, table_schema
 from search.storage import files as storage
 
 logger = logging.getLogger(__name__)
 
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("rank", pa.int32(), "0 has the fewest MACs"),
+    ("rank", pa.int32(), "0 costs least"),
     ("trial_id", pa.string(), ""),
     ("method", pa.string(), ""),
     ("proposal", pa.string(), "JSON"),
@@ -92,13 +92,15 @@ def _written(run: storage.Location, table: pa.Table) -> pa.Table | None:
     return found if same else None
 
 
-def forget_checkpoints(out: str, rows: Sequence[Row], metric: Metric = TOP1) -> None:
+def forget_checkpoints(
+    out: str, rows: Sequence[Row], metric: Metric = TOP1, axis: CostAxis = MACS
+) -> None:
     """Remove the weights of complete trials that the frontier of single trainings leaves out.
 
     None of them can come back to it: later trials only add to what dominates them.
     """
     done = [row for row in rows if row.status == "complete"]
-    kept = {done[i].trial_id for i in front.front(front.points_of(done, metric))}
+    kept = {done[i].trial_id for i in front.front(front.points_of(done, metric, axis))}
     # the base model has had no training; it may return where final trainings go badly
     gone = {row.trial_id for row in done if row.trial_id not in kept and row.epochs > 0}
     for file in storage.list_files(storage.open_uri(out) / "checkpoints", ".safetensors"):
@@ -107,7 +109,7 @@ def forget_checkpoints(out: str, rows: Sequence[Row], metric: Metric = TOP1) -> 
 
 
 def frontier_table(members: Sequence[Member], base_macs: int, metric: Metric = TOP1) -> pa.Table:
-    """The Pareto set by MACs, with the contract's columns and their units as metadata."""
+    """The Pareto set by cost, with the contract's columns and their units as metadata."""
     records = []
     for rank, member in enumerate(members):
         row, best = member.row, member.best

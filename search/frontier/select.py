@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import UserError
 from search.config import human, notation, quantity
-from search.pareto import TOP1, Metric
+from search.pareto import MACS, TOP1, CostAxis, Metric
 from search.storage import results
 
 if TYPE_CHECKING:
@@ -43,20 +43,20 @@ def add_arguments(parser: Parser) -> None:
         "--at_most",
         metavar="COST",
         help='take the best point that costs at most this: "60M MACs" for one image, '
-        '"50%" of the base model\'s MACs, "2M params", "40% params", or "2.5ms" (latency at '
-        "batch 1, once slimfront export RUN --latency has measured it)",
+        '"50% MACs" of the base model\'s, "2M params", "40% params", "50%" of what the run saves, '
+        'or "2.5ms" (latency at batch 1, once slimfront export RUN --latency has measured it)',
     )
     parser.add_argument(
         "--at_least",
         metavar="SCORE",
-        help='take the point of fewest MACs that is at least so good ("93%", "28.5", in the '
+        help='take the cheapest point that is at least so good ("93%", "28.5", in the '
         "metric's unit; on test where that has been measured, else on val); with --at-most, the "
         "best point that meets both",
     )
     parser.add_argument(
         "--knee",
         action="store_true",
-        help="take the knee, where more MACs begin to bring little: the point farthest "
+        help="take the knee, where a higher cost begins to bring little: the point farthest "
         "above the line between the frontier's ends",
     )
 
@@ -67,11 +67,11 @@ def options_of(found: Any) -> ChooseOptions:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """A column of the frontier and a bound on it; `unit` and `scale` are for messages."""
+class Bound:
+    """A column of the frontier and the most that it may be; `unit` is for messages."""
 
     column: str
-    bound: float
+    most: float
     unit: str
 
     def show(self, value: float) -> str:
@@ -82,40 +82,40 @@ def choose(points: Sequence[Point], options: ChooseOptions, record: Mapping[str,
     """The one point that options ask for; UserError, naming the nearest, where none qualifies."""
     if options.knee and (options.at_most is not None or options.at_least is not None):
         raise UserError("--knee chooses by itself; leave out --at-most and --at-least")
-    cost = parse_cost(options.at_most, record) if options.at_most is not None else None
-    metric = results.metric_of(record)
+    bound = parse_cost(options.at_most, record) if options.at_most is not None else None
+    metric, axis = results.metric_of(record), results.axis_of(record)
     least = parse_score(options.at_least, metric) if options.at_least is not None else None
     if not points:
         raise UserError("the frontier has no points yet; let the search finish a trial")
     if options.knee:
-        return knee(points, metric)
-    affordable = [p for p in points if cost is None or _cost_of(p, cost) <= cost.bound]
-    if cost is not None and not affordable:
-        nearest = min(points, key=lambda p: _cost_of(p, cost))
+        return knee(points, metric, axis)
+    affordable = [p for p in points if bound is None or _cost_of(p, bound) <= bound.most]
+    if bound is not None and not affordable:
+        nearest = min(points, key=lambda p: _cost_of(p, bound))
         raise UserError(
-            f"no point has at most {cost.show(cost.bound)}; the nearest is "
-            f"{describe(nearest, metric)}" + _at(nearest, cost)
+            f"no point has at most {bound.show(bound.most)}; the nearest is "
+            f"{describe(nearest, metric)}" + _at(nearest, bound)
         )
     if least is None:
         return max(affordable, key=lambda p: metric.gain(_val(p)))
     good = [p for p in affordable if _gain(p, metric) >= metric.gain(least)]
     if not good:
         nearest = max(affordable, key=lambda p: _gain(p, metric))
-        within = f" with at most {cost.show(cost.bound)}" if cost is not None else ""
+        within = f" with at most {bound.show(bound.most)}" if bound is not None else ""
         raise UserError(
             f"no point{within} has {'at least' if metric.rises else 'at most'} "
             f"{metric.show(least)}; the nearest is {describe(nearest, metric)}"
         )
-    if cost is None:
-        return min(good, key=lambda p: p["macs"])
+    if bound is None:
+        return min(good, key=axis.of)
     return max(good, key=lambda p: metric.gain(_val(p)))
 
 
-def knee(points: Sequence[Point], metric: Metric = TOP1) -> Point:
+def knee(points: Sequence[Point], metric: Metric = TOP1, axis: CostAxis = MACS) -> Point:
     """The point farthest above the line between the frontier's ends; UserError below three."""
     from search.pareto import front
 
-    found = front.knee([(point["macs"], metric.gain(_val(point))) for point in points])
+    found = front.knee([(axis.of(point), metric.gain(_val(point))) for point in points])
     if found is None:
         raise UserError(
             f"a frontier of {len(points)} points has no knee; use --at-most or --at-least"
@@ -123,13 +123,14 @@ def knee(points: Sequence[Point], metric: Metric = TOP1) -> Point:
     return points[found]
 
 
-def parse_cost(text: str, record: Mapping[str, Any]) -> Cost:
+def parse_cost(text: str, record: Mapping[str, Any]) -> Bound:
     """Read "60M MACs", "50%", "2M params" or "2.5ms"; UserError otherwise."""
     match = _COST.fullmatch(text.strip())
     assert match is not None  # the value may be anything
-    value, what = match["value"], (match["what"] or "macs").lower()
+    axis = results.axis_of(record)
+    value, what = match["value"], (match["what"] or "").lower()
     if value.lower().endswith("ms") and match["what"] is None:
-        return Cost("latency_ms_b1", quantity.parse(value, "--at-most_ms").of(1.0), "ms")
+        return Bound("latency_ms_b1", quantity.parse(value, "--at-most_ms").of(1.0), "ms")
     try:
         found = quantity.parse(value, "--at-most")
     except UserError:
@@ -137,8 +138,10 @@ def parse_cost(text: str, record: Mapping[str, Any]) -> Cost:
             f'--at-most {text!r} is not a cost; write "60M MACs", "50%", "2M params" or "2.5ms"'
         ) from None
     if what.startswith("mac"):
-        return Cost("macs", found.of(record.get("base_macs") or 0), "MACs")
-    return Cost("params", found.of(record.get("base_params") or 0), "parameters")
+        return Bound("macs", found.of(record.get("base_macs") or 0), "MACs")
+    if what:
+        return Bound("params", found.of(record.get("base_params") or 0), "parameters")
+    return Bound(axis.column, found.of(axis.base), axis.unit)
 
 
 def parse_score(text: str, metric: Metric = TOP1) -> float:
@@ -159,12 +162,12 @@ def describe(point: Point, metric: Metric = TOP1) -> str:
     return f"point {point['rank']}, {human(point['macs'])} MACs, {found}"
 
 
-def _at(point: Point, cost: Cost) -> str:
-    return "" if cost.column == "macs" else f", {cost.show(_cost_of(point, cost))}"
+def _at(point: Point, bound: Bound) -> str:
+    return "" if bound.column == "macs" else f", {bound.show(_cost_of(point, bound))}"
 
 
-def _cost_of(point: Point, cost: Cost) -> float:
-    value = point.get(cost.column)
+def _cost_of(point: Point, bound: Bound) -> float:
+    value = point.get(bound.column)
     if value is None:
         raise UserError(
             "the frontier has no latencies; measure them with slimfront export RUN --latency"

@@ -1,5 +1,9 @@
 from . import front as front
 from . import growth as growth
+from .axis import MACS as MACS
+from .axis import OBJECTIVES as OBJECTIVES
+from .axis import CostAxis as CostAxis
+from .axis import human as human
 from .front import Reference as Reference
 from .front import reference_point as reference_point
 from .growth import Patience as Patience

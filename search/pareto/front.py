@@ -1,7 +1,8 @@
-"""The score/MACs frontier: non-dominated points, ranks, spread, hypervolume, knee.
+"""The frontier of scores and costs: non-dominated points, ranks, spread, hypervolume, knee.
 
-Points are float [N, 2] with columns (MACs, gain); MACs are minimised, the gain maximised: the
-score, or its negative where less of a metric is better (`Metric.gain`).
+Points are float [N, 2] with columns (cost, gain). The cost (MACs, parameters, ms: `CostAxis`) is
+minimised, the gain maximised: the score, or its negative where less of a metric is better
+(`Metric.gain`).
 Rows with a non-finite value never count: they poison every routine that meets them.
 """
 
@@ -15,6 +16,7 @@ import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from search.pareto.axis import MACS, CostAxis
 from search.pareto.metric import TOP1, Metric
 
 _MAXIMISE = [False, True]
@@ -26,18 +28,18 @@ Indices = NDArray[np.int64]
 class Reference:
     """The hypervolume's reference point, fixed in the run record.
 
-    `macs` is a share of `base_macs`; `gain` is that of knowing nothing, `best` that of perfection:
-    scores of `metric`, turned so that larger is better.
+    `cost` is one of `axis`; `gain` is that of knowing nothing, `best` that of perfection: scores of
+    `metric`, turned so that larger is better.
     """
 
-    base_macs: int
+    cost: float
     gain: float
-    macs: float = 1.0
     best: float = 1.0
     metric: Metric = TOP1
+    axis: CostAxis = MACS
 
     @classmethod
-    def of(cls, base_macs: int, metric: Metric, base: float) -> Reference:
+    def of(cls, axis: CostAxis, metric: Metric, base: float) -> Reference:
         """What costs as much as the base model and knows nothing.
 
         base: the base model's score on val. Where nobody knows what knowing nothing scores, as
@@ -46,28 +48,33 @@ class Reference:
         own = metric.gain(base)
         gain = own - (abs(own) or 1.0) if metric.chance is None else metric.gain(metric.chance)
         best = own if metric.best is None else metric.gain(metric.best)
-        return cls(int(base_macs), gain, best=best if best > gain else gain + 1.0, metric=metric)
+        return cls(axis.base, gain, best if best > gain else gain + 1.0, metric, axis)
 
     def share(self, gain: ArrayLike) -> Points:
         """Gains as shares of the way from knowing nothing to perfection."""
         return (np.asarray(gain, dtype=np.float64) - self.gain) / (self.best - self.gain)
 
+    def points(self, rows: Iterable[Any]) -> Points:
+        """`points_of` rows in its metric and on its axis."""
+        return points_of(rows, self.metric, self.axis)
+
 
 def reference_point(base_macs: int, classes: int, *, macs: float = 1.0) -> Reference:
-    """What costs as much as the base model (`macs`: that share of it) and guesses (1/classes)."""
-    return Reference(int(base_macs), 1.0 / classes, macs)
+    """What has the base model's MACs (`macs`: that share of them) and guesses (1/classes)."""
+    return Reference(base_macs * macs, 1.0 / classes, axis=CostAxis("macs", base_macs))
 
 
-def points_of(rows: Iterable[Any], metric: Metric = TOP1) -> Points:
-    """float [N, 2] of ledger rows' (MACs, gain on val), complete or not; NaN if unmeasured."""
+def points_of(rows: Iterable[Any], metric: Metric = TOP1, axis: CostAxis = MACS) -> Points:
+    """float [N, 2] of ledger rows' (cost, gain on val), complete or not; NaN if unmeasured."""
     pairs = [
-        (row.macs, np.nan if row.score_val is None else metric.gain(row.score_val)) for row in rows
+        (axis.of(row), np.nan if row.score_val is None else metric.gain(row.score_val))
+        for row in rows
     ]
     return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
 def front(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
-    """Indices int64 [K] of the non-dominated points, by MACs ascending; first of duplicates.
+    """Indices int64 [K] of the non-dominated points, by cost ascending; first of duplicates.
 
     `feasible`: bool [N]; rows that are not, and non-finite ones, are out before the sort.
     """
@@ -79,12 +86,12 @@ def front(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
 def hypervolume(
     points: ArrayLike, reference: Reference, feasible: ArrayLike | None = None
 ) -> float:
-    """Share in [0, 1] of the box (0 MACs, perfection) to the reference point that is dominated.
+    """Share in [0, 1] of the box (no cost, perfection) to the reference point that is dominated.
 
-    MACs are absolute. Points beyond the reference point count for nothing.
+    Costs are absolute. Points beyond the reference point count for nothing.
     """
     values, _ = _valid(points, feasible)
-    cost = values[:, 0] / (reference.base_macs * reference.macs)
+    cost = values[:, 0] / reference.cost
     gain = reference.share(values[:, 1])
     inside = (cost < 1.0) & (gain > 0.0)
     if not inside.any():
@@ -130,20 +137,20 @@ def order(points: ArrayLike, feasible: ArrayLike | None = None) -> Indices:
 
 
 def subset(points: ArrayLike, count: int, reference: Reference) -> Indices:
-    """Indices int64 [count] of the points of a front that leave the most hypervolume, by MACs.
+    """Indices int64 [count] of the points of a front that leave the most hypervolume, by cost.
 
-    points: a front [N, 2] by MACs ascending. Exact, by dynamic programming over the steps of the
+    points: a front [N, 2] by cost ascending. Exact, by dynamic programming over the steps of the
     staircase: O(count · N²). Auger et al., Theory of the hypervolume indicator (2009).
     """
     values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     total = len(values)
     if count >= total:
         return np.arange(total)
-    macs = np.minimum(values[:, 0] / (reference.base_macs * reference.macs), 1.0)
+    cost = np.minimum(values[:, 0] / reference.cost, 1.0)
     gain = np.maximum(values[:, 1] - reference.gain, 0.0)
-    best = gain * (1.0 - macs)  # of one point and all that lies right of it
+    best = gain * (1.0 - cost)  # of one point and all that lies right of it
     choice = np.zeros((count, total), dtype=np.int64)
-    step = macs[None, :] - macs[:, None]
+    step = cost[None, :] - cost[:, None]
     for k in range(1, count):
         area = gain[:, None] * step + best[None, :]
         area[np.tril_indices(total)] = -np.inf

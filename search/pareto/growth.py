@@ -26,7 +26,7 @@ def volumes(rows: Iterable[Any], reference: Reference) -> Array:
 def _in_order(rows: Iterable[Any], reference: Reference) -> Array:
     """Points [N, 2] of the complete trials, by trial number."""
     done = [row for row in rows if row.status == "complete"]
-    return front.points_of(sorted(done, key=lambda row: row.number), reference.metric)
+    return reference.points(sorted(done, key=lambda row: row.number))
 
 
 @dataclass(frozen=True)

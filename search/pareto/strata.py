@@ -1,4 +1,7 @@
-"""Strata of the MAC range: how evenly a search covers it, and where it should look next."""
+"""Strata of the range of costs: how evenly a search covers it, and where it should look next.
+
+Costs are shares of the base model's: MACs, parameters or latency, whatever the search saves.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def even(low: float, high: float, count: int) -> NDArray[np.float64]:
-    """MAC shares [count] from low to high, even in the square root: so are the networks' widths."""
+    """Shares [count] from low to high, even in the square root: so are the networks' widths."""
     return np.linspace(np.sqrt(low), np.sqrt(high), count) ** 2
 
 
 @dataclass(frozen=True)
 class Strata:
-    """`bins` intervals of the MACs, even in their square root or log; shares of the base."""
+    """`bins` intervals of the cost, even in its square root or log; shares of the base."""
 
     low: float
     high: float
@@ -25,7 +28,7 @@ class Strata:
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """Shares of the base MACs [bins + 1]."""
+        """Shares of the base [bins + 1]."""
         spaced = np.geomspace if self.log else even
         return spaced(self.low, self.high, self.bins + 1)
 
@@ -43,7 +46,7 @@ class Strata:
         return int((self.counts(shares) > 0).sum())
 
     def sparse_share(self, shares: ArrayLike, rng: np.random.Generator) -> float:
-        """A MAC share from one of the bins with the fewest trials."""
+        """A share from one of the bins with the fewest trials."""
         counts = self.counts(shares)
         chosen = int(rng.choice(np.flatnonzero(counts == counts.min())))
         low, high = np.sqrt(self.edges[chosen]), np.sqrt(self.edges[chosen + 1])
@@ -51,5 +54,5 @@ class Strata:
 
 
 def alike(low: float, high: float) -> Strata:
-    """Strata of networks that may be compared: within each, MACs differ by a third at most."""
+    """Strata of networks that may be compared: within each, costs differ by a third at most."""
     return Strata(low, high, max(1, math.ceil(math.log(high / low) / math.log(4 / 3))), log=True)

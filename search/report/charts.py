@@ -8,8 +8,7 @@ from html import escape
 
 import numpy as np
 
-from search.config import human
-from search.pareto import Metric, Strata, front
+from search.pareto import CostAxis, Metric, Strata, front
 from search.report.plots import BLUE, GREY, ORANGE, Choice, Figure, layout, line, slopes
 from search.storage import Results, Row, record
 
@@ -17,16 +16,16 @@ STAGES = ("cut", "repaired", "fine-tuned")
 
 
 def progress(run: Results) -> Choice:
-    """Hypervolume and MAC coverage after each trial, in the order in which they ended."""
+    """Hypervolume and coverage of the costs after each trial, in the order in which they ended."""
     rows = sorted(_ran(run), key=_ended)
     if not rows or run.record.get("reference_point") is None:
         return {}
     reference = record.reference(run.record)
-    points = front.points_of(rows, run.metric)
+    points = reference.points(rows)
     points[[row.status != "complete" for row in rows]] = np.nan
     volume = [100 * front.hypervolume(points[: i + 1], reference) for i in range(len(rows))]
     bins = strata(run)
-    shares = points[:, 0] / reference.base_macs
+    shares = points[:, 0] / (run.axis.base or reference.cost)
     seen = [shares[: i + 1][np.isfinite(shares[: i + 1])] for i in range(len(rows))]
     covered = [100 * bins.hit(s) / bins.bins if len(s) else 0.0 for s in seen]
     hours = [_ended(row) / 3600 for row in rows]
@@ -41,7 +40,7 @@ def progress(run: Results) -> Choice:
         name: {
             "data": [
                 line(x, volume, "hypervolume (share of the box)", BLUE),
-                line(x, covered, "MAC coverage (share of steps)", ORANGE, dash="dot"),
+                line(x, covered, f"{run.axis.word} coverage (share of steps)", ORANGE, dash="dot"),
             ],
             "layout": layout(title, "share [%]", xaxis=ticks, yaxis={"range": [0, 103]}),
         }
@@ -82,7 +81,7 @@ def widths(run: Results) -> Figure:
             }
         ],
         "layout": layout(
-            "point of the frontier [rank, fewest MACs first]",
+            "point of the frontier [rank, cheapest first]",
             "group [name]",
             xaxis={"type": "category"},
             yaxis={"autorange": "reversed", "type": "category"},
@@ -155,7 +154,7 @@ def stages(run: Results) -> Figure:
         return {}
     scores = [(row.score_pruned, row.score_repaired, row.score_val) for row in rows]
     return {
-        "data": _slopes(rows, scores, [STAGES] * len(rows), members, run.metric),
+        "data": _slopes(rows, scores, [STAGES] * len(rows), members, run.metric, run.axis),
         "layout": layout(
             "stage of a trial",
             _axis(run),
@@ -173,7 +172,12 @@ def curves(run: Results) -> Figure:
     epochs = [[*range(len(row.curve)), row.epochs] for row in rows]
     return {
         "data": _slopes(
-            rows, [(r.score_repaired, *r.curve) for r in rows], epochs, members, run.metric
+            rows,
+            [(r.score_repaired, *r.curve) for r in rows],
+            epochs,
+            members,
+            run.metric,
+            run.axis,
         ),
         "layout": layout("fine-tuning [epochs]", _axis(run)),
     }
@@ -185,9 +189,8 @@ def _axis(run: Results) -> str:
 
 
 def strata(run: Results) -> Strata:
-    """The ten steps of the MAC range, even in the square root, that coverage counts."""
-    base = float(run.record.get("base_macs") or 1)
-    shares = [row.macs / base for row in run.complete] or [0.1, 1.0]
+    """The ten steps of the range of costs, even in the square root, that coverage counts."""
+    shares = [run.axis.share(row) for row in run.complete] or [0.1, 1.0]
     return Strata(min(*shares, 0.99), max(*shares, 1.0))
 
 
@@ -197,6 +200,7 @@ def _slopes(
     places: Sequence[Sequence[str] | Sequence[float]],
     members: set[str],
     metric: Metric,
+    axis: CostAxis,
 ) -> list[Figure]:
     """A trace of the trials that are not on the frontier, and one of its members."""
     found = []
@@ -207,7 +211,7 @@ def _slopes(
         mine = [i for i, row in enumerate(rows) if (row.trial_id in members) == inside]
         if mine:
             ys = [[None if v is None else metric.scale * v for v in scores[i]] for i in mine]
-            names = [f"{escape(rows[i].trial_id)}, {human(rows[i].macs)} MACs" for i in mine]
+            names = [f"{escape(rows[i].trial_id)}, {axis.show(axis.of(rows[i]))}" for i in mine]
             xs = [places[i] for i in mine]
             made = slopes(ys, xs, names, name, colour, opacity, markers=inside, unit=metric.unit)
             found.append(made)

@@ -1,4 +1,4 @@
-"""The report's first chart: score against MACs, parameters and latency; hover shows a point."""
+"""The report's first chart: score against what is saved, other costs by a button; hover tells."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from html import escape
 
 import numpy as np
 
-from search.config import human
-from search.pareto import Metric
+from search.pareto import CostAxis
 from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
 from search.storage import Point, Results, Row, pruned_by, score
 
@@ -16,11 +15,11 @@ _SYMBOLS = ("diamond", "square", "triangle-up", "cross", "x")
 
 
 def frontier(run: Results) -> Choice:
-    """Score against MACs, parameters and, where it was measured, latency."""
-    found = {
-        "MACs": _against(run, "macs", run.record.get("base_macs"), "MACs for one image"),
-        "parameters": _against(run, "params", run.record.get("base_params"), "parameters"),
-    }
+    """Score against what is saved, first; MACs, parameters and, where it was measured, latency."""
+    found = {}
+    for axis in (run.axis, *run.axis.others):
+        base = axis.base or run.record.get(f"base_{axis.column}")
+        found[axis.word] = _against(run, axis.column, base, axis.title)
     for column in sorted({name for point in run.points for name in point}):
         if column.startswith("latency_ms_b") and column.removeprefix("latency_ms_b").isdigit():
             batch = column.removeprefix("latency_ms_b")
@@ -33,7 +32,9 @@ def frontier(run: Results) -> Choice:
 def _against(run: Results, column: str, base: float | None, title: str) -> Figure:
     """Score against one cost. Trials and baselines are drawn where they have that cost."""
     metric, times = run.metric, run.metric.scale
-    scale, unit = _scale(column, [p.get(column) for p in run.points] + [base])
+    timed = "ms" in column.split("_")
+    counts = CostAxis("latency" if timed else "macs")
+    scale, unit = counts.scaled([p.get(column) for p in run.points] + [base])
     members = {point.get("trial_id") for point in run.points}
     trials = [] if column.startswith("latency") else run.complete
     other = [row for row in trials if row.trial_id not in members]
@@ -66,7 +67,7 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
         ),
         *_baselines(run, column, scale),
     ]
-    if column == "macs":  # along another cost the frontier is no staircase
+    if column == run.axis.column:  # along another cost the frontier is no staircase
         data[1] |= {"mode": "lines+markers", "line": {"shape": "hv", "width": 1.5, "color": BLUE}}
     whole = run.record.get("base_score_test") if tested else run.record.get("base_score_val")
     if base and whole is not None:
@@ -85,11 +86,12 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
 
 def about(point: Point, run: Results) -> str:
     """The hover text of a frontier point."""
-    base = run.record.get("base_macs")
-    share = f" ({100 * point['macs'] / base:.1f} % of base)" if base else ""
+    base, axis = run.record.get("base_macs"), run.axis
+    share = f" ({100 * axis.share(point):.1f} % of base)" if axis.base else ""
     by = pruned_by(str(point["method"]), point["macs"], base)
     lines = [f"<b>point {point['rank']}</b>, {escape(by)}"]
-    lines.append(f"{human(point['macs'])} MACs{share}, {human(point['params'])} parameters")
+    spent = [axis.show(axis.of(point)) + share, *_others(point, axis)]
+    lines.append(", ".join(spent))
     metric = run.metric
     lines.append(f"val {escape(metric.show(_val(point)))}")
     if point.get("score_test_mean") is not None:
@@ -99,6 +101,10 @@ def about(point: Point, run: Results) -> str:
     lines.append(escape(kept(point["widths"], run.base_widths)))
     lines.append(escape(str(point.get("checkpoint") or "").removeprefix(run.place).lstrip("/")))
     return "<br>".join(line for line in lines if line)
+
+
+def _others(network: Row | Point, axis: CostAxis) -> list[str]:
+    return [other.show(other.of(network)) for other in axis.others]
 
 
 def kept(widths: Sequence[int], base: Mapping[str, int]) -> str:
@@ -115,7 +121,7 @@ def kept(widths: Sequence[int], base: Mapping[str, int]) -> str:
 
 def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
     """One-shot results: those of the comparison, or else the search's own one-shot seeds."""
-    metric, times = run.metric, run.metric.scale
+    times = run.metric.scale
     if run.comparison:
         found = [p for p in run.comparison if p.get(column) and score(p) is not None]
         names = sorted({str(point.get("method", "one-shot")) for point in found})
@@ -125,7 +131,7 @@ def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
                 [times * (score(point) or 0.0) for point in own],
                 f"{escape(name)} one-shot",
                 GREEN,
-                [_about_baseline(point, metric) for point in own],
+                [_about_baseline(point, run) for point in own],
                 size=9,
                 symbol=_SYMBOLS[i % len(_SYMBOLS)],
                 error=[times * (point.get("score_test_std") or 0.0) for point in own],
@@ -154,28 +160,18 @@ def _about_row(row: Row, run: Results) -> str:
     by = pruned_by(row.method, row.macs, run.record.get("base_macs"))
     return (
         f"trial {escape(row.trial_id)}, {escape(by)}<br>{source}<br>"
-        f"{human(row.macs)} MACs, {human(row.params)} parameters<br>"
+        f"{', '.join([run.axis.show(run.axis.of(row)), *_others(row, run.axis)])}<br>"
         f"val {escape(run.metric.show(row.score_val))}"
     )
 
 
-def _about_baseline(point: Point, metric: Metric) -> str:
-    name, found = str(point.get("method", "one-shot")), metric.show(score(point))
-    return f"{escape(name)} one-shot<br>{human(point['macs'])} MACs<br>{escape(found)}"
+def _about_baseline(point: Point, run: Results) -> str:
+    name, found = str(point.get("method", "one-shot")), run.metric.show(score(point))
+    spent = run.axis.show(run.axis.of(point))
+    return f"{escape(name)} one-shot<br>{spent}<br>{escape(found)}"
 
 
 def _val(point: Point) -> float:
     mean = point.get("score_val_mean")
     value = point.get("score_val") if mean is None else mean
     return float("nan") if value is None else float(value)
-
-
-def _scale(column: str, values: Sequence[float | None]) -> tuple[float, str]:
-    """A divisor and the unit it gives, so that axes read 0 to some hundred."""
-    if column.startswith("latency"):
-        return 1.0, "ms"
-    largest = max((value for value in values if value), default=1.0)
-    for scale, unit in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
-        if largest >= scale:
-            return scale, unit
-    return 1.0, "count"

@@ -1,4 +1,4 @@
-"""Which of the sampler's parameters decide how good a trial is for its MACs."""
+"""Which of the sampler's parameters decide how good a trial is for its cost."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.deploy import distributions
-from search.pareto import TOP1, Metric, front
+from search.pareto import MACS, TOP1, CostAxis, Metric, front
 from search.storage import Row
 
 FEWEST = 24  # below this the estimate is noise
 MOST = 400
 
 
-def importance(rows: Sequence[Row], metric: Metric = TOP1) -> dict[str, float]:
-    """Share of the importance per parameter, by PED-ANOVA on the score above that of its MACs.
+def importance(
+    rows: Sequence[Row], metric: Metric = TOP1, axis: CostAxis = MACS
+) -> dict[str, float]:
+    """Share of the importance per parameter, by PED-ANOVA on the score above that of its cost.
 
     {} where there are fewer than `FEWEST` complete trials or nothing varies. Of many trials the
     latest `MOST` count. Watanabe et al., PED-ANOVA (2023).
@@ -33,7 +35,7 @@ def importance(rows: Sequence[Row], metric: Metric = TOP1) -> dict[str, float]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(direction="maximize")
-        for row, value in zip(done, surplus(done, metric), strict=True):
+        for row, value in zip(done, surplus(done, metric, axis), strict=True):
             params = {name: v for name, v in row.proposal["params"].items() if name in ranges}
             kinds = {name: ranges[name] for name in params}
             study.add_trial(create_trial(params=params, distributions=kinds, value=float(value)))
@@ -45,10 +47,10 @@ def importance(rows: Sequence[Row], metric: Metric = TOP1) -> dict[str, float]:
     return dict(found)
 
 
-def surplus(rows: Sequence[Row], metric: Metric = TOP1) -> np.ndarray:
+def surplus(rows: Sequence[Row], metric: Metric = TOP1, axis: CostAxis = MACS) -> np.ndarray:
     """Gain above the rising curve that fits all trials best, float [N]."""
     from sklearn.isotonic import IsotonicRegression
 
-    macs = np.log([max(row.macs, 1) for row in rows])
-    gain = front.points_of(rows, metric)[:, 1]
-    return np.asarray(gain - IsotonicRegression().fit_transform(macs, gain))
+    costs, gain = front.points_of(rows, metric, axis).T
+    logs = np.log(np.maximum(costs, 1e-12))
+    return np.asarray(gain - IsotonicRegression().fit_transform(logs, gain))

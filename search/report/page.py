@@ -29,7 +29,7 @@ def render(run: Results) -> str:
     """The page. It opens without a network: plotly.js is in it."""
     from plotly.offline import get_plotlyjs
 
-    weights = importance(run.rows, run.metric)
+    weights = importance(run.rows, run.metric, run.axis)
     figures = {
         "frontier": frontier_chart.frontier(run) if run.points else {},
         "progress": charts.progress(run),
@@ -75,9 +75,10 @@ def _finite(value: Any) -> Any:
 def _coverage(run: Results) -> str:
     bins = charts.strata(run)
     return (
-        f"Hypervolume: share of the box from no MACs at a perfect score to the reference point "
+        f"Hypervolume: share of the box from no cost at a perfect score to the reference point "
         f"that trials dominate. Coverage: of {bins.bins} equal steps (in the square root) between "
-        f"{bins.low:.1%} and {bins.high:.0%} of the base model's MACs, those with a trial."
+        f"{bins.low:.1%} and {bins.high:.0%} of the base model's {run.axis.word}, "
+        "those with a trial."
     ) + _outlook(run)
 
 
@@ -99,7 +100,7 @@ def _importance_note(run: Results, weights: dict[str, float]) -> str:
     if weights:
         return (
             "Which of the sampler's parameters set the best quarter of the trials apart, by their "
-            "score above that of other trials with as many MACs (PED-ANOVA). The o. "
+            "score above that of other trials of the same cost (PED-ANOVA). The o. "
             "parameters shift the widths of one group or stage."
         )
     return (

@@ -50,13 +50,13 @@ def summary(run: Results) -> str:
 
 
 def trade_offs(run: Results) -> list[str]:
-    """ "−52 % MACs at −0.4 points": the slimmest within 0, 1 and 3 points of the base model.
+    """ "−52 % MACs at −0.4 points": the cheapest within 0, 1 and 3 points of the base model.
 
     Of a metric that is not in per cent: within 0, 1 and 3 % of the base model's.
     """
-    record, metric = run.record, run.metric
-    whole, base = record.get("base_score_test" if run.tested else "base_score_val"), record
-    if whole is None or not base.get("base_macs"):
+    record, metric, axis = run.record, run.metric, run.axis
+    whole = record.get("base_score_test" if run.tested else "base_score_val")
+    if whole is None or not axis.base:
         return []
     found: dict[int, str] = {}
     unit = 1.0 if metric.fraction else abs(whole)
@@ -69,14 +69,14 @@ def trade_offs(run: Results) -> list[str]:
         near = [p for p in run.points if change(p) >= -budget * unit]
         if not near:
             continue
-        point = min(near, key=lambda p: p["macs"])
-        saved = 1 - point["macs"] / base["base_macs"]
+        point = min(near, key=axis.of)
+        saved = 1 - axis.share(point)
         if saved > 0:
             digits = 1 if metric.fraction else metric.digits
             moved = round(metric.scale * metric.gain(change(point)), digits)
             sign = MINUS if moved < 0 else "+" if moved > 0 else "±"
             by = f"{sign}{abs(moved):.{digits}f} {escape(metric.step)}"
-            found[point["rank"]] = f"{MINUS}{saved:.0%} MACs at {by}"
+            found[point["rank"]] = f"{MINUS}{saved:.0%} {axis.word} at {by}"
     return [offer.replace("%", "\u202f%") for offer in found.values()]
 
 
@@ -85,19 +85,21 @@ def frontier(run: Results) -> str:
     points, metric = run.points, run.metric
     if not points:
         return "<p>No finished trial yet.</p>"
-    base = run.record.get("base_macs")
     latencies = [
         name for name in points[0] if name.startswith("latency_ms_b") and "iqr" not in name
     ]
-    head = ["#", "MACs", "of base", "parameters", f"{metric.name} {metric.column('val')}"]
+    axis, base = run.axis, run.record.get("base_macs")
+    head = ["#", axis.heading, "of base", *(other.heading for other in axis.others)]
+    head += [f"{metric.name} {metric.column('val')}"]
     head += [f"{metric.name} {metric.column('test')}"] * run.tested
     head += [f"batch {name.removeprefix('latency_ms_b')} [ms]" for name in latencies]
     head += ["method", "model file"]
     body = []
     for point in points:
-        cells = [str(point["rank"]), human(point["macs"])]
-        cells.append(f"{point['macs'] / base:.1%}" if base else "")
-        cells += [human(point["params"]), shown(metric, point, "score_val_mean", "score_val")]
+        cells = [str(point["rank"]), axis.number(axis.of(point))]
+        cells.append(f"{axis.share(point):.1%}" if axis.base else "")
+        cells += [other.number(other.of(point)) for other in axis.others]
+        cells.append(shown(metric, point, "score_val_mean", "score_val"))
         if run.tested:
             deviation = metric.spread(point.get("score_test_std"))
             cells.append(shown(metric, point, "score_test_mean", "score_test") + deviation)
@@ -120,18 +122,18 @@ def comparison(run: Results) -> str:
     """One-shot pruning beside the frontier; "" where `slimfront compare` has not run."""
     if not run.comparison:
         return ""
-    metric = run.metric
-    head = ["asked", "MACs", f"{metric.name} {metric.column('test')}"]
-    head += [f"frontier's gain [{metric.step}]", "MACs it saves", "method"]
+    metric, axis = run.metric, run.axis
+    head = ["asked", axis.heading, f"{metric.name} {metric.column('test')}"]
+    head += [f"frontier's gain [{metric.step}]", f"{axis.word} it saves", "method"]
     body = []
     for point in run.comparison:
         deviation = metric.spread(point.get("score_test_std"))
-        gap, saved = point.get("score_gap"), point.get("macs_gap")
+        gap, saved = point.get("score_gap"), point.get("cost_gap")
         margin = metric.spread(point.get("margin"))
         body.append(
             [
                 "" if point.get("asked_share") is None else f"{point['asked_share']:.0%}",
-                human(point["macs"]),
+                axis.number(axis.of(point)),
                 shown(metric, point, "score_test_mean", "score_val_mean") + deviation,
                 "–" if gap is None else signed(metric, gap).replace("-", MINUS) + margin,
                 "–" if saved is None else f"{saved:+.1%}".replace("-", MINUS),
@@ -140,8 +142,8 @@ def comparison(run: Results) -> str:
         )
     note = (
         "<p class=note>Networks of each method's own choice of widths, trained as the frontier's "
-        "points were. Gain: at no more MACs; saving: share of the base model's MACs, at no worse "
-        "score. ±: two standard errors of the gain, of seeds and test images.</p>"
+        f"points were. Gain: at no more {axis.word}; saving: share of the base model's, at no "
+        "worse score. ±: two standard errors of the gain, of seeds and test images.</p>"
     )
     return "<h2>One-shot pruning beside it</h2>" + note + table(head, body, numbers=5)
 

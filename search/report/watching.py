@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from search.pareto import Metric, front, growth
+from search.pareto import CostAxis, Metric, front, growth
 from search.storage import Ledger, Row, pruned_by, record, results
 from search.storage import files as storage
 from search.storage import live as driver
@@ -42,6 +42,11 @@ class View:
         return results.metric_of(self.record)
 
     @property
+    def axis(self) -> CostAxis:
+        """What it saves."""
+        return results.axis_of(self.record)
+
+    @property
     def over(self) -> bool:
         return self.record.get("status") in OVER
 
@@ -52,12 +57,12 @@ class View:
     @property
     def frontier(self) -> list[Row]:
         done = self.complete
-        return [done[i] for i in front.front(front.points_of(done, self.metric))]
+        return [done[i] for i in front.front(front.points_of(done, self.metric, self.axis))]
 
     @property
     def hypervolume(self) -> float:
-        points = front.points_of(self.complete, self.metric)
-        return front.hypervolume(points, record.reference(self.record))
+        reference = record.reference(self.record)
+        return front.hypervolume(reference.points(self.complete), reference)
 
     @property
     def running(self) -> Sequence[driver.Running]:
@@ -94,9 +99,15 @@ class View:
             "headline": self.headline(),
             "hypervolume": self.hypervolume,
             "metric": self.metric.to_json(),
+            "objective": self.axis.to_json(),
             "live": dataclasses.asdict(self.live) if self.live else None,
             "frontier": [
-                {"trial_id": row.trial_id, "macs": row.macs, "score": row.score_val}
+                {
+                    "trial_id": row.trial_id,
+                    "macs": row.macs,
+                    "cost": self.axis.of(row),
+                    "score": row.score_val,
+                }
                 for row in self.frontier
             ],
             "notes": self.notes(),
@@ -126,18 +137,19 @@ class Watcher:
 
 def panel(view: View) -> Group:
     """The view for a terminal."""
-    members, base, metric = view.frontier, view.record["base_macs"], view.metric
+    members, base = view.frontier, view.record["base_macs"]
+    metric, axis = view.metric, view.axis
     picks = np.unique(np.linspace(0, len(members) - 1, SHOWN).round().astype(int))
-    points = _table("MACs [M]", "of base", metric.column("val"), "method")
+    points = _table(axis.heading, "of base", metric.column("val"), "method")
     for i in picks if members else []:
         row = members[i]
-        share, score = f"{row.macs / base:.1%}", metric.number(row.score_val)
+        share, score = f"{axis.share(row):.1%}", metric.number(row.score_val)
         by = pruned_by(row.method, row.macs, base)
-        points.add_row(f"{row.macs / 1e6:.2f}", share, score, by)
+        points.add_row(axis.number(axis.of(row)), share, score, by)
     running = _table("running", "of base", "epochs", metric.column("val"), "for")
     for trial in view.running[:SHOWN]:
         score = "" if trial.score is None else metric.number(trial.score)
-        share, epochs = f"{trial.macs / base:.1%}", f"{trial.epochs:g}"
+        share, epochs = f"{trial.cost / (axis.base or 1):.1%}", f"{trial.epochs:g}"
         running.add_row(trial.trial, share, epochs, score, duration(trial.seconds))
     head = Text(f"{view.place}: {view.headline()}", style="bold")
     return Group(head, points, *([running] if view.running else []), *map(Text, view.notes()))
@@ -158,8 +170,8 @@ def live_page(view: View, every: float) -> str:
 
 
 def plot(view: View, width: int = 640, height: int = 300) -> str:
-    """The frontier as SVG: scores against MACs, other trials in grey; better is higher."""
-    base, done, metric = view.record["base_macs"], view.complete, view.metric
+    """The frontier as SVG: scores against costs, other trials in grey; better is higher."""
+    done, metric, axis = view.complete, view.metric, view.axis
     if not done:
         return ""
     gains = front.points_of(done, metric)[:, 1]
@@ -167,10 +179,10 @@ def plot(view: View, width: int = 640, height: int = 300) -> str:
     high = max(best, float(gains.max())) if metric.fraction else float(gains.max())
 
     def dot(row: Row, colour: str, size: int) -> str:
-        x = 40 + (width - 60) * min(row.macs / base, 1.0)
+        x = 40 + (width - 60) * min(axis.share(row), 1.0)
         y = height - 30 - (height - 50) * (_gain(row, metric) - low) / max(high - low, 1e-9)
         found = metric.show(row.score_val)
-        label = html.escape(f"{row.trial_id}: {row.macs / base:.1%}, {found}")
+        label = html.escape(f"{row.trial_id}: {axis.share(row):.1%}, {found}")
         return (
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">'
             f"<title>{label}</title></circle>"
@@ -182,7 +194,7 @@ def plot(view: View, width: int = 640, height: int = 300) -> str:
     axes = (
         f'<path d="M40 10V{height - 30}H{width - 10}" fill="none" stroke="#888"/>'
         f'<text x="{width - 10}" y="{height - 10}" text-anchor="end" font-size="12">'
-        f'MACs, share of the base (to 100%)</text><text x="44" y="20" font-size="12">'
+        f'{axis.title}, share of the base (to 100%)</text><text x="44" y="20" font-size="12">'
         f"{html.escape(metric.name)} on val ({html.escape(ends)})</text>"
     )
     return f'<svg width="{width}" height="{height}" role="img">{axes}{"".join(dots)}</svg>'

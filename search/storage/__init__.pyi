@@ -8,6 +8,7 @@ from . import results as results
 from .ledger import Ledger as Ledger
 from .results import Point as Point
 from .results import Results as Results
+from .results import axis_of as axis_of
 from .results import metric_of as metric_of
 from .results import pruned_by as pruned_by
 from .results import read_points as read_points

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pruning.errors import UserError
-from search.pareto import Metric
+from search.pareto import CostAxis, Metric
 
 Check = Callable[[Any], bool]
 
@@ -71,6 +71,10 @@ def _positive(value: Any) -> bool:
     return count(value) and value > 0
 
 
+def _above_zero(value: Any) -> bool:
+    return number(value) and value > 0
+
+
 def _plain(value: Any) -> bool:
     """What JSON can hold and every reader can show, not nested without end."""
     if isinstance(value, dict):
@@ -98,7 +102,7 @@ RECORD: Mapping[str, Check] = {
     "base_score_val": number,
     "base_score_test": number,
     "base": _mapping_of({"groups": list_of(text)}),
-    "reference_point": _mapping_of({"macs": _positive, "score": number}),
+    "reference_point": _mapping_of({"cost": _above_zero, "score": number}),
     "config": _config,
     "versions": _mapping_of({}),
 }
@@ -140,6 +144,7 @@ RENAMED_KEYS: Mapping[str, str] = {
     "base_top1_val": "base_score_val",
     "base_top1_test": "base_score_test",
     "accuracy": "score",
+    "macs": "cost",
 }
 """Keys of run.json, and of its reference point, by the names that runs of 0.1 have."""
 
@@ -162,6 +167,14 @@ def _metric(value: Any) -> bool:
     return all(text(value.get(key, "")) for key in texts) and width(value.get("digits", 2))
 
 
+def _objective(value: Any) -> bool:
+    try:
+        found = CostAxis.from_json(value)
+    except (UserError, TypeError, KeyError, ValueError):
+        return False
+    return number(found.base) and text(found.runtime) and width(found.batch)
+
+
 def renamed(table: pa.Table) -> pa.Table:
     """A table with today's column names."""
     if not set(RENAMED) & set(table.column_names):
@@ -172,7 +185,7 @@ def renamed(table: pa.Table) -> pa.Table:
 
 def record_faults(found: Mapping[str, Any]) -> list[str]:
     """Keys of a run.json whose values are none that a search writes."""
-    known = {**RECORD, "metric": _metric}
+    known = {**RECORD, "metric": _metric, "objective": _objective}
     wrong = faults(found, {key: check for key, check in known.items() if key in found})
     return wrong or [key for key, value in found.items() if not _plain(value)]
 

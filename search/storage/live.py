@@ -20,10 +20,10 @@ FILE = "live.json"
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs: MACs for one image, epochs so far, score on val (None before one)."""
+    """A trial that runs: its cost, in the run's unit; epochs so far, score on val or None."""
 
     trial: str
-    macs: int
+    cost: float
     epochs: float
     score: float | None
     seconds: float
@@ -66,7 +66,7 @@ def _running(found: dict[str, object]) -> Running:
     value = found["score"]
     return Running(
         trial=str(found["trial"]),
-        macs=int(str(found["macs"])),
+        cost=float(str(found["cost"])),
         epochs=float(str(found["epochs"])),
         score=None if value is None else float(str(value)),
         seconds=float(str(found["seconds"])),

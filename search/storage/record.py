@@ -13,7 +13,7 @@ from typing import Any
 from pruning.errors import UserError
 from search.config import Config, refuse_secrets
 from search.config import loader as configuration
-from search.pareto import TOP1, Metric, Reference
+from search.pareto import TOP1, CostAxis, Metric, Reference
 from search.storage import checks, files, results
 from search.storage.ledger import Ledger
 
@@ -158,12 +158,15 @@ def check_warm_start(config: Config) -> None:
         )
 
 
-def create(config: Config, base: Mapping[str, Any], metric: Metric = TOP1) -> dict[str, Any]:
-    """A new record; `base`: score and cost of the base model."""
-    found = Reference.of(base["macs"], metric, base["score_val"])
-    macs, score = found.base_macs, metric.gain(found.gain)
+def create(
+    config: Config, base: Mapping[str, Any], metric: Metric = TOP1, axis: CostAxis | None = None
+) -> dict[str, Any]:
+    """A new record; `base`: score and cost of the base model; axis: what is saved, else MACs."""
+    axis = axis or CostAxis("macs", base["macs"])
+    found = Reference.of(axis, metric, base["score_val"])
+    cost, score = found.cost, metric.gain(found.gain)
     if config.search.reference_point is not None:
-        macs, score = int(config.search.reference_point[0]), config.search.reference_point[1]
+        cost, score = config.search.reference_point
         _check_reference(score, metric)
     return {
         "format": results.FORMAT,
@@ -173,10 +176,11 @@ def create(config: Config, base: Mapping[str, Any], metric: Metric = TOP1) -> di
         "base_macs": base["macs"],
         "base_params": base["params"],
         "metric": metric.to_json(),
+        "objective": axis.to_json(),
         "base_score_val": base["score_val"],
         "base_score_test": base["score_test"],
         "base": dict(base),
-        "reference_point": {"macs": macs, "score": score, "best": metric.gain(found.best)},
+        "reference_point": {"cost": cost, "score": score, "best": metric.gain(found.best)},
         "config": configuration.to_dict(config),
         "versions": {name: _version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
@@ -195,7 +199,8 @@ def update(run: files.Location, record: Mapping[str, Any], **changes: Any) -> di
 def reference(record: Mapping[str, Any]) -> Reference:
     point, metric = record["reference_point"], results.metric_of(record)
     gain, best = metric.gain(point["score"]), metric.gain(point.get("best", 1.0))
-    return Reference(point["macs"], gain, best=max(best, gain + 1e-12), metric=metric)
+    best = max(best, gain + 1e-12)
+    return Reference(float(point["cost"]), gain, best, metric, results.axis_of(record))
 
 
 def _check_reference(score: float, metric: Metric) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import UserError
-from search.pareto import TOP1, Metric
+from search.pareto import MACS, TOP1, CostAxis, Metric
 from search.storage import checks
 from search.storage import files as storage
 from search.storage.ledger import Ledger
@@ -22,7 +22,7 @@ BASE_LATENCY = b"base_latency"  # key of frontier.parquet's metadata
 
 @dataclass(frozen=True)
 class Results:
-    """A run. Points are frontier rows by MACs; `finished`: they are final, the run has ended.
+    """A run. Points are frontier rows by cost; `finished`: they are final, the run has ended.
 
     `comparison` has the rows of comparison.parquet. `base_latency` has the frontier's latency
     columns, for the base model; `base_widths` its channels per group.
@@ -46,6 +46,11 @@ class Results:
     def metric(self) -> Metric:
         """What its scores are."""
         return metric_of(self.record)
+
+    @property
+    def axis(self) -> CostAxis:
+        """What it saves."""
+        return axis_of(self.record)
 
     @property
     def complete(self) -> list[Row]:
@@ -117,6 +122,14 @@ def metric_of(record: Mapping[str, Any]) -> Metric:
     return TOP1 if found is None else Metric.from_json(found)
 
 
+def axis_of(record: Mapping[str, Any]) -> CostAxis:
+    """What a run saves; runs of 0.1 saved MACs."""
+    found = record.get("objective")
+    if found is None:
+        return CostAxis("macs", float(record.get("base_macs") or 0))
+    return CostAxis.from_json(found)
+
+
 def read_points(
     place: str, record: Mapping[str, Any], rows: Sequence[Row] | None = None
 ) -> tuple[list[Point], bool]:
@@ -126,7 +139,8 @@ def read_points(
     """
     if (exported := exported_points(place, record)) is not None:
         return exported, record.get("status") == "complete"
-    points = so_far(Ledger(place).rows() if rows is None else rows, metric_of(record))
+    rows = Ledger(place).rows() if rows is None else rows
+    points = so_far(rows, metric_of(record), axis_of(record))
     for point in points:
         point["checkpoint"] = storage.inside(place, point["checkpoint"])
     return points, False
@@ -145,7 +159,7 @@ def exported_points(place: str, record: Mapping[str, Any]) -> list[Point] | None
     return points
 
 
-def so_far(rows: Sequence[Row], metric: Metric = TOP1) -> list[Point]:
+def so_far(rows: Sequence[Row], metric: Metric = TOP1, axis: CostAxis = MACS) -> list[Point]:
     """The frontier of finished trials, by what each scored on val."""
     from search.pareto import front
 
@@ -153,7 +167,7 @@ def so_far(rows: Sequence[Row], metric: Metric = TOP1) -> list[Point]:
     names = ("trial_id", "method", "widths", "macs", "params", "score_val", "checkpoint")
     return [
         {"rank": rank} | {name: getattr(done[i], name) for name in names}
-        for rank, i in enumerate(front.front(front.points_of(done, metric)))
+        for rank, i in enumerate(front.front(front.points_of(done, metric, axis)))
     ]
 
 

@@ -23,7 +23,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("trial_id", pa.string(), ""),
     ("arch_hash", pa.string(), "method, widths and recipe"),
     ("method", pa.string(), ""),
-    ("proposal", pa.string(), "JSON: kind, source, params, scalars, asked_macs"),
+    ("proposal", pa.string(), "JSON: kind, source, params, scalars, asked"),
     ("widths", pa.list_(pa.int32()), "channels per group"),
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("params", pa.int64(), "parameters"),
@@ -107,7 +107,7 @@ class Row(Outcome):
     """One finished trial: what it was, and how it ended; `macs` and `params` as achieved.
 
     `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
-    asked_macs. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
+    asked. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
     """
 
     trial_id: str

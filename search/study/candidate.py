@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -30,11 +30,14 @@ class Seed:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A slim network to try. `widths` is None where only the method's statistics can tell them."""
+    """A slim network to try. asked: what it may cost, in the unit of the run's objective.
+
+    `widths` is None where only the method's statistics can tell them.
+    """
 
     kind: str
     method: str
-    asked_macs: int
+    asked: float
     widths: tuple[int, ...] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
 
@@ -47,16 +50,35 @@ class Limits:
     min_macs: float | None = None
     max_params: float | None = None
 
-    def constraints(self, macs: int, params: int) -> dict[str, float]:
-        """Relative violations by name; feasible where none is above 0."""
-        found = {}
-        if self.max_macs is not None:
-            found["max_macs"] = macs / self.max_macs - 1
+    def upper(self, cost: Cost) -> dict[str, tuple[Callable[[np.ndarray], Any], float]]:
+        """What is bounded from above, by the bound's name: as a function of widths; the bound."""
+        known = {"max_macs": cost.macs, "max_params": cost.params}
+        return {
+            name: (known[name], bound)
+            for name in known
+            if (bound := getattr(self, name)) is not None
+        }
+
+    def constraints(self, cost: Cost, widths: np.ndarray) -> dict[str, float]:
+        """Relative violations of one network by name; feasible where none is above 0."""
+        found = {
+            name: float(of(widths)) / bound - 1 for name, (of, bound) in self.upper(cost).items()
+        }
         if self.min_macs is not None:
-            found["min_macs"] = 1 - macs / self.min_macs
-        if self.max_params is not None:
-            found["max_params"] = params / self.max_params - 1
+            found["min_macs"] = 1 - float(cost.macs(widths)) / self.min_macs
         return found
+
+    def missed(self, cost: Cost, rows: np.ndarray) -> np.ndarray:
+        """By how much float64 [N] networks miss the bounds, in logs; 0 within."""
+        worst = np.log(np.maximum(self.load(cost, rows), 1))
+        if self.min_macs is not None:
+            worst = worst + np.log(self.min_macs / cost.macs(rows)).clip(0)
+        return worst
+
+    def load(self, cost: Cost, rows: np.ndarray, besides: str = "") -> np.ndarray:
+        """Largest share float64 [N] of any upper bound, `besides` one; 0 without bounds."""
+        shares = [of(rows) / b for name, (of, b) in self.upper(cost).items() if name != besides]
+        return np.max([np.zeros(len(rows)), *shares], axis=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +124,13 @@ class Candidate:
     method: str
     widths: tuple[int, ...] | None
     scalars: Mapping[str, float]
-    asked_macs: int
+    asked: float
     params: Mapping[str, Any]
 
     @property
     def proposal(self) -> dict[str, Any]:
         """The ledger's `proposal` column."""
-        names = ("kind", "source", "params", "scalars", "asked_macs")
+        names = ("kind", "source", "params", "scalars", "asked")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -124,19 +146,21 @@ class Candidate:
             method=proposal.method,
             widths=proposal.widths,
             scalars=dict(proposal.scalars),
-            asked_macs=proposal.asked_macs,
+            asked=proposal.asked,
             params=params,
         )
 
     @classmethod
     def of_row(cls, row: Row) -> Candidate:
         """What a finished trial was to run, for running it again."""
+        known = dict(row.proposal)
+        asked = known.pop("asked_macs", 0)  # as runs of 0.1 have it
         return cls(
             trial_id=row.trial_id,
             arch_hash=row.arch_hash,
             method=row.method,
             widths=row.widths or None,
-            **row.proposal,
+            **{"asked": asked} | known,
         )
 
     def row(self, outcome: Outcome, cost: Cost) -> Row:

@@ -26,7 +26,7 @@ def make_study(
     states: what each method measured of the base model; concurrency: trials at one time.
     """
     limits, cost = reach.limits(config.search, problem), problem.cost
-    low, high = reach.shares(limits, problem)
+    low, high = reach.shares(limits, cost)
     space, low, high = spaces.make(config.search, problem, states, low, high, limits)
     names = method_names(config.search.method)
     plan = warm_start.plan(problem, states, names, low, high, limits) if config.search.seeds else []

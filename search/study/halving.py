@@ -1,8 +1,8 @@
-"""MO-ASHA: at each rung, trials go on that are among the best of their part of the MAC range.
+"""MO-ASHA: at each rung, trials go on that are among the best of their part of the range of costs.
 
 A rung is a number of epochs. All that reached a rung are put in order by non-dominated sort on
-(MACs, score), the least crowded first within a rank, and a trial goes on if it is among the first
-1/factor of those with about its MACs, or the best of its part of the MAC range. So the cheap end is
+(cost, score), the least crowded first within a rank, and a trial goes on if it is among the first
+1/factor of those with about its cost, or the best of its part of the range. So the cheap end is
 never starved, and no part of the range stays empty. Scores before any gradient step are judged
 otherwise: screening.py.
 
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from search.pareto import TOP1, Metric, Strata, front
+from search.pareto import MACS, TOP1, CostAxis, Metric, Strata, front
 from search.storage import Row
 
 FACTOR = 3.0  # one trial of so many goes on
@@ -43,18 +43,19 @@ class Halving:
         factor: float = FACTOR,
         cover: Strata | None = None,
         metric: Metric = TOP1,
+        word: str = MACS.word,
     ) -> None:
-        """strata: of what is compared; cover: of what no part may stay empty."""
+        """strata: of what is compared; cover: of what no part may stay empty; word: the cost's."""
         self.steps, self.strata, self.factor = tuple(steps), strata, factor
-        self.cover, self.metric = cover or strata, metric
+        self.cover, self.metric, self.word = cover or strata, metric, word
         self._scores: list[dict[str, tuple[float, float]]] = [{} for _ in self.steps]
 
-    def learn(self, rows: Iterable[Row], base_macs: int) -> None:
+    def learn(self, rows: Iterable[Row], axis: CostAxis) -> None:
         """Fill the rungs from an earlier session's rows."""
         for row in rows:
             if row.score_repaired is None or (row.status != "stopped" and not row.epochs):
                 continue
-            share = row.macs / base_macs
+            share = axis.share(row)
             for step, scores in zip(self.steps, self._scores, strict=True):
                 seen = (row.score_repaired, *row.curve)
                 if step < len(seen):
@@ -63,8 +64,8 @@ class Halving:
     def judge(self, trial: str, epochs: float, share: float, score: float) -> str | None:
         """Record a report; None where the trial goes on, else the reason why it does not.
 
-        share: MACs as a share of the base. A rung is decided once for each trial, so one that began
-        anew (after running out of memory, say) is not judged twice.
+        share: the cost as a share of the base's. A rung is decided once for each trial, so one that
+        began anew (after running out of memory, say) is not judged twice.
         """
         reached = [i for i, step in enumerate(self.steps) if epochs >= step]
         if not reached or not math.isfinite(score):
@@ -77,15 +78,15 @@ class Halving:
         if place < math.ceil(peers / self.factor) or _place(scores, trial, self.cover)[0] == 0:
             return None
         return (
-            f"rank {place + 1} of {peers} near {share:.0%} of the MACs after {epochs:g} epochs; "
-            f"one of {self.factor:g} goes on"
+            f"rank {place + 1} of {peers} near {share:.0%} of the {self.word} after {epochs:g} "
+            f"epochs; one of {self.factor:g} goes on"
         )
 
 
 def _place(
     scores: Mapping[str, tuple[float, float]], trial: str, strata: Strata
 ) -> tuple[int, int]:
-    """Place of a trial, 0 the best, among those of its MAC stratum, and how many these are."""
+    """Place of a trial, 0 the best, among those of its stratum, and how many these are."""
     names = list(scores)
     points = np.array(list(scores.values()))
     bins = strata.index(points[:, 0])

@@ -1,4 +1,4 @@
-"""What a search may visit: its limits on MACs and parameters, and whether anything is within."""
+"""What a search may visit: its limits on what networks cost, and whether anything is within."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pruning.errors import UserError
 from pruning.graph import Cost, Lattice
 from pruning.methods import Problem
 from search.config import SearchConfig, quantity
+from search.pareto import CostAxis
 from search.study.candidate import Limits
 
-ROUNDS = 12  # of halving the range of MACs
+ROUNDS = 12  # of halving a budget
 
 
 def limits(search: SearchConfig, problem: Problem) -> Limits:
-    """The search's limits in MACs and parameters; UserError where no width vector is within."""
+    """The search's limits as amounts; UserError where no width vector is within."""
     cost, lat = problem.cost, problem.lattice
     if not problem.graph.groups:
         raise UserError("no channels of this network can be removed; slimfront profile says why")
@@ -45,7 +46,7 @@ def limits(search: SearchConfig, problem: Problem) -> Limits:
             f"search.min_macs {search.min_macs} is not below search.max_macs {search.max_macs}; "
             "lower it"
         )
-    mac_range(cost, lat, *shares(found, problem), found.max_params)
+    reach(cost, lat, *shares(found, cost), found)
     return found
 
 
@@ -65,62 +66,75 @@ def reached(asked: quantity.Quantity, said: str, base: int, smallest: int, unit:
     return limit
 
 
-def shares(bounds: Limits, problem: Problem) -> tuple[float, float]:
-    """The limits on MACs as shares of the base model's."""
-    base = problem.cost.base_macs
-    low = (bounds.min_macs or 0.0) / base
-    high = (bounds.max_macs or base) / base
-    return max(low, 1e-6), min(high, 1.0)
+def shares(bounds: Limits, cost: Cost) -> tuple[float, float]:
+    """The limits on what is to be saved, as shares of the base model's."""
+    low = (bounds.min_macs or 0.0) / cost.base if cost.objective == "macs" else 0.0
+    _, most = bounds.upper(cost).get(_own(cost), (None, cost.base))
+    return max(low, 1e-6), min(most / cost.base, 1.0)
 
 
-def mac_range(
-    cost: Cost, lat: Lattice, low: float, high: float, max_params: float | None = None
+def reach(
+    cost: Cost, lat: Lattice, low: float, high: float, bounds: Limits | None = None
 ) -> tuple[float, float]:
-    """The part of [low, high] that the lattice reaches, as shares of the base MACs."""
-    least = cost.macs(lat.low) / cost.base_macs
-    most = cost.macs(_largest(cost, lat, max_params)) / cost.base_macs
+    """The part of [low, high] that the lattice reaches, as shares of the base model's cost."""
+    least = cost.of(lat.low) / cost.base
+    most = cost.of(_largest(cost, lat, bounds or Limits())) / cost.base
     asked, (low, high) = (low, high), (max(low, least), min(high, most))
     if low >= high:
+        word = CostAxis(cost.objective).word
         raise UserError(
-            f"no choice of widths within {asked[0]:.1%} to {asked[1]:.1%} of the base MACs "
-            f"(reachable: {least:.1%} to {most:.1%}); widen the MAC limits, lower search.min_ratio "
+            f"no choice of widths within {asked[0]:.1%} to {asked[1]:.1%} of the base {word} "
+            f"(reachable: {least:.1%} to {most:.1%}); widen the limits, lower search.min_ratio "
             "or search.divisor"
         )
     return low, high
 
 
 def within(
-    limits: Limits, cost: Cost, allocate: Callable[[float], np.ndarray], macs: float, least: float
+    bounds: Limits,
+    cost: Cost,
+    allocate: Callable[[float], np.ndarray],
+    budget: float,
+    least: float,
 ) -> np.ndarray:
-    """What `allocate` gives for `macs`, or for the most MACs at which its parameters are within."""
-    widths, bound = allocate(macs), limits.max_params
-    if bound is None or cost.params(widths) <= bound:
+    """What `allocate` gives for a budget, or for the largest that keeps to the other limits."""
+
+    def fits(widths: np.ndarray) -> bool:
+        return allowed(bounds, cost, widths)
+
+    widths = allocate(budget)
+    if fits(widths):
         return widths
-    low, high = least, macs
+    low, high = least, budget
     for _ in range(ROUNDS):
         middle = (low + high) / 2
-        if cost.params(allocate(middle)) <= bound:
+        if fits(allocate(middle)):
             low = middle
         else:
             high = middle
     return allocate(low)
 
 
-def raised(limits: Limits, cost: Cost, lat: Lattice, widths: np.ndarray) -> np.ndarray:
+def allowed(bounds: Limits, cost: Cost, widths: np.ndarray) -> bool:
+    """Whether one network keeps to the upper limits besides that on what is to be saved."""
+    return bool(bounds.load(cost, widths[None], besides=_own(cost))[0] <= 1)
+
+
+def raised(bounds: Limits, cost: Cost, lat: Lattice, widths: np.ndarray) -> np.ndarray:
     """Widths that fall below min_macs by a step of the lattice, brought above it by further steps.
 
     By the smallest that there are, at the end by one wider and another narrower. As they were
     where no such step stays within the limits.
     """
-    least = limits.min_macs
+    least = bounds.min_macs
     found = widths
     while least is not None and cost.macs(found) < least:
         wider = _steps(found, lat.up(found))
         macs = cost.macs(wider)
-        room = (macs > cost.macs(found)) & _below(limits, cost, wider)
+        room = (macs > cost.macs(found)) & (bounds.load(cost, wider) <= 1)
         if not room.any():
             swapped = np.concatenate([_steps(row, lat.down(found)) for row in wider])
-            swapped = swapped[(cost.macs(swapped) >= least) & _below(limits, cost, swapped)]
+            swapped = swapped[(cost.macs(swapped) >= least) & (bounds.load(cost, swapped) <= 1)]
             return swapped[0] if len(swapped) else widths
         found = wider[int(np.where(room, macs, np.iinfo(np.int64).max).argmin())]
     return found
@@ -133,26 +147,25 @@ def _steps(widths: np.ndarray, stepped: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _below(limits: Limits, cost: Cost, rows: np.ndarray) -> np.ndarray:
-    """bool [N]: whether MACs and parameters are within their upper limits."""
-    good = np.ones(len(rows), dtype=bool)
-    if limits.max_macs is not None:
-        good &= cost.macs(rows) <= limits.max_macs
-    if limits.max_params is not None:
-        good &= cost.params(rows) <= limits.max_params
-    return good
+def _own(cost: Cost) -> str:
+    """Name of the upper limit on what is to be saved."""
+    return f"max_{cost.objective}"
 
 
-def _largest(cost: Cost, lat: Lattice, max_params: float | None) -> np.ndarray:
-    """About the most MACs within a limit on parameters: steps by what they add for a parameter."""
-    if max_params is None or cost.params(lat.high) <= max_params:
+def _largest(cost: Cost, lat: Lattice, bounds: Limits) -> np.ndarray:
+    """About the most that keeps to the other upper limits: steps by what they add for their use."""
+
+    def load(rows: np.ndarray) -> np.ndarray:
+        return bounds.load(cost, rows, besides=_own(cost))
+
+    if load(lat.high[None])[0] <= 1:
         return lat.high
     widths = lat.low
     while True:
         wider = _steps(widths, lat.up(widths))
-        params, gain = cost.params(wider), cost.macs(wider) - cost.macs(widths)
-        room = (gain > 0) & (params <= max_params)
+        used, gain = load(wider), cost.of(wider) - cost.of(widths)
+        room = (gain > 0) & (used <= 1)
         if not room.any():
             return widths
-        price = np.maximum(params - cost.params(widths), 1)
+        price = np.maximum(used - load(widths[None])[0], 1e-12)
         widths = wider[int(np.where(room, gain / price, -np.inf).argmax())]

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pruning.errors import UserError
 from pruning.graph import Cost, Lattice
 from search.study.candidate import Limits, Proposal
-from search.study.limits import mac_range, raised, within
+from search.study.limits import raised, reach, within
 from search.study.width_space import (
     KIND,
     METHOD,
@@ -23,7 +23,7 @@ from search.study.width_space import (
     choice,
 )
 
-Allocate: TypeAlias = Callable[[str, int | None, Mapping[str, float]], Widths]
+Allocate: TypeAlias = Callable[[str, float | None, Mapping[str, float]], Widths]
 
 
 class Scalar(Protocol):
@@ -40,9 +40,9 @@ class Scalar(Protocol):
 
 
 class MethodSpace:
-    """Methods' own scalars and the MAC share at which each allocates the widths itself.
+    """Methods' own scalars and the share of the cost at which each allocates the widths itself.
 
-    `allocate(method, macs, scalars)` gives the widths where the driver has the method's statistics;
+    `allocate(method, budget, scalars)` gives the widths where the driver has its statistics;
     without it the trial resolves them, and duplicates show only in the scalars.
     """
 
@@ -61,7 +61,7 @@ class MethodSpace:
         selecting: Collection[str] = (),
         limits: Limits | None = None,
     ) -> None:
-        """`free`: methods whose scalars alone decide, without a MAC target (then macs is None).
+        """`free`: methods whose scalars alone decide, without a budget (then it is None).
 
         `selecting`: those whose selection reads the scalars too. With the others, equal widths are
         the same network whatever the scalars, and a proposal carries none.
@@ -72,7 +72,7 @@ class MethodSpace:
         self.free = frozenset(free) if allocate is not None else frozenset()
         self.selecting = frozenset(selecting if allocate is not None else methods)
         self.limits, self.lat = limits or Limits(), lat
-        self.low, self.high = mac_range(cost, lat, low, high, self.limits.max_params)
+        self.low, self.high = reach(cost, lat, low, high, self.limits)
 
     def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
         found = choice(METHOD, tuple(self.methods))
@@ -91,31 +91,31 @@ class MethodSpace:
 
     def resolve(self, params: Mapping[str, Any]) -> Proposal:
         method = params.get(METHOD, next(iter(self.methods)))
-        target = None if method in self.free else round(params[RATIO] * self.cost.base_macs)
+        target = None if method in self.free else self.cost.budget(params[RATIO])
         scalars = {name: params[f"{method}.{name}"] for name in self.methods[method]}
         widths = None
         if self.allocate is not None:
             widths = tuple(self._allocate(self.allocate, method, target, scalars).tolist())
-        asked = self.cost.macs(np.array(widths)) if target is None else target
+        asked = self.cost.of(np.array(widths)) if target is None else target
         return Proposal(
             self.kind, method, asked, widths, scalars if method in self.selecting else {}
         )
 
     def _allocate(
-        self, allocate: Allocate, method: str, target: int | None, scalars: Mapping[str, float]
+        self, allocate: Allocate, method: str, target: float | None, scalars: Mapping[str, float]
     ) -> Widths:
         if target is None:  # the scalars alone decide
             return allocate(method, None, scalars)
-        least = self.low * self.cost.base_macs
+        least = self.low * self.cost.base
         found = within(
-            self.limits, self.cost, lambda m: allocate(method, round(m), scalars), target, least
+            self.limits, self.cost, lambda b: allocate(method, b, scalars), target, least
         )
         return raised(self.limits, self.cost, self.lat, found)
 
     def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
-        """The method at its defaults and the widths' MACs; widths themselves have no parameters."""
+        """The method at its defaults and the widths' cost; widths themselves have no parameters."""
         chosen = method if method in self.methods else next(iter(self.methods))
-        ratio = self.cost.macs(np.asarray(widths, dtype=np.int64)) / self.cost.base_macs
+        ratio = self.cost.of(np.asarray(widths, dtype=np.int64)) / self.cost.base
         params: Params = {}
         if chosen not in self.free:
             params[RATIO] = float(np.clip(ratio, self.low, self.high))
@@ -136,7 +136,7 @@ class MixedSpace:
         names = dict.fromkeys((*widths.methods, *threshold.methods))
         self._renamed = {kind: f"{kind}.{METHOD}" for kind in self.spaces} if len(names) > 1 else {}
         if (widths.low, widths.high) != (threshold.low, threshold.high):
-            raise ValueError("mixed proposals need one MAC range")
+            raise ValueError("mixed proposals need one range of costs")
 
     def distributions(self, params: Mapping[str, Any] | None = None) -> Distributions:
         found: Distributions = {KIND: CategoricalDistribution(tuple(self.spaces))}

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import NSGAIIISampler, NSGAIISampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from search.pareto import front
+from search.pareto import CostAxis, front
 from search.storage import Row
 from search.study import samplers
 from search.study.candidate import StudyOptions
@@ -31,18 +31,18 @@ _STATES = {
 
 
 class Proposer:
-    """Maximises the gain of the metric and minimises MACs (shares of the base), as Optuna does."""
+    """Maximises the gain of the metric and minimises the cost (shares of the base's)."""
 
-    def __init__(self, space: Space, options: StudyOptions, base_macs: int) -> None:
+    def __init__(self, space: Space, options: StudyOptions, axis: CostAxis) -> None:
         """`ehvi` models networks by their widths: other spaces than of widths are TPE's."""
         name = options.sampler
         self.name = "tpe" if name == "ehvi" and not isinstance(space, WidthSpace) else name
-        self.space, self.seed, self.base_macs = space, options.seed, base_macs
+        self.space, self.seed, self.axis = space, options.seed, axis
         self.concurrency, self.metric = options.concurrency, options.metric
         self._distributions = space.distributions()
         samplers.warn_if_slow(name, len(self._distributions))
         self._history = samplers.History()
-        self._scores: list[tuple[int, int, float, bool]] = []  # number, MACs, gain, complete
+        self._scores: list[tuple[int, float, float, bool]] = []  # number, cost, gain, complete
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
@@ -85,7 +85,7 @@ class Proposer:
 
     @property
     def covers(self) -> bool:
-        """Whether the sampler itself sees to it that no part of the MAC range is left out."""
+        """Whether the sampler itself sees to it that no part of the range is left out."""
         return self.name == "ehvi"
 
     def trial(self, number: int) -> FrozenTrial:
@@ -116,7 +116,7 @@ class Proposer:
         values = None
         if row.status == "complete":
             assert row.score_val is not None
-            values = [self.metric.gain(row.score_val), row.macs / self.base_macs]
+            values = [self.metric.gain(row.score_val), self.axis.share(row)]
         elif (
             row.status == "infeasible"
             and max(self.trial(number).constraints.values(), default=0) <= 0
@@ -125,7 +125,7 @@ class Proposer:
         self.study.tell(number, values, state)
         if state != TrialState.FAIL:
             gain = math.nan if row.score_val is None else self.metric.gain(row.score_val)
-            self._scores.append((number, row.macs, gain, row.status == "complete"))
+            self._scores.append((number, self.axis.of(row), gain, row.status == "complete"))
 
     def fail(self, number: int) -> None:
         """End a running trial that has no row: samplers ignore it."""
@@ -140,8 +140,8 @@ class Proposer:
         """Trials for TPE or GP to see (best, latest, running; None: all), and the next number."""
         if self.name not in ("tpe", "gp") or len(self._scores) <= samplers.WINDOW:
             return None, 0
-        numbers, macs, gain, done = (np.array(c) for c in zip(*self._scores, strict=True))
-        best = np.argsort(front.ranks(np.column_stack([macs, gain]), done), kind="stable")
+        numbers, cost, gain, done = (np.array(c) for c in zip(*self._scores, strict=True))
+        best = np.argsort(front.ranks(np.column_stack([cost, gain]), done), kind="stable")
         half = samplers.WINDOW // 2
         shown = set(numbers[best[:half]].tolist()) | set(numbers[-half:].tolist())
         trials = self.study.get_trials(deepcopy=False)

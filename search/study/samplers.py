@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pruning.errors import UserError
 from pruning.graph import Lattice
+from search.pareto import CostAxis
 from search.storage import Row
 
 logger = logging.getLogger(__name__)
@@ -139,13 +140,13 @@ class _NSGAIII(_KnownSpace, NSGAIIISampler):
 
 
 def mutants(
-    lat: Lattice, parents: Sequence[Row], rng: np.random.Generator
+    lat: Lattice, parents: Sequence[Row], axis: CostAxis, rng: np.random.Generator
 ) -> Iterator[tuple[Row, NDArray[np.int64]]]:
     """Widths a few steps away from members of a frontier, with the member; without end.
 
     Lonely members are parents more often.
     """
-    place = np.log([row.macs for row in parents])
+    place = np.log([axis.of(row) for row in parents])
     gaps = np.diff(place, prepend=place[0]) + np.diff(place, append=place[-1])
     while True:
         first, second = rng.integers(len(parents), size=2)

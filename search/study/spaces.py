@@ -20,7 +20,7 @@ def make(
     high: float,
     limits: Limits | None = None,
 ) -> tuple[Space, float, float]:
-    """The space and the MAC range it reaches. `low`, `high`: shares of the base model's MACs."""
+    """The space and the range it reaches. `low`, `high`: shares of the base model's cost."""
     names = method_names(search.method)
     widths = WidthSpace(
         problem.graph,
@@ -37,8 +37,8 @@ def make(
         return widths, widths.low, widths.high
     known = {name: methods.get(name) for name in names}
 
-    def allocate(name: str, macs: int | None, scalars: Mapping[str, float]) -> Widths:
-        return known[name].allocate(states[name], problem, macs, **scalars)
+    def allocate(name: str, budget: float | None, scalars: Mapping[str, float]) -> Widths:
+        return known[name].allocate(states[name], problem, budget, **scalars)
 
     threshold = MethodSpace(
         problem.cost,

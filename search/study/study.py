@@ -14,7 +14,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from pruning.graph import Cost, Lattice
-from search.pareto import Patience, front
+from search.pareto import CostAxis, Patience, front
 from search.storage import Ledger, Outcome, Row, arch_hash, trial_id
 from search.study import samplers
 from search.study.candidate import Candidate, Proposal, Seed, StudyOptions
@@ -23,7 +23,7 @@ from search.study.proposer import Proposer
 from search.study.width_space import RATIO, Params, Space, complete
 
 MUTANTS = 256  # of the frontier, tried where the sampler finds nothing new
-INFEASIBLE = 4  # trials that an infeasible one stands for where the MAC range is filled evenly
+INFEASIBLE = 4  # trials that an infeasible one stands for where the range is filled evenly
 
 
 class Study:
@@ -41,9 +41,10 @@ class Study:
         self.space, self.ledger, self.cost, self.lat = space, ledger, cost, lat
         self.options = options = options or StudyOptions()
         self.limits = options.limits
+        self.axis = CostAxis(cost.objective, cost.base)
         self.rows: list[Row] = []
         self.running: dict[str, tuple[Candidate, int]] = {}
-        self.proposer = Proposer(space, options, cost.base_macs)
+        self.proposer = Proposer(space, options, self.axis)
         self._seeds = deque(options.seeds)
         self._known: set[str] = set()
         for row in options.warm:
@@ -132,7 +133,7 @@ class Study:
     def _next_seed(self) -> Candidate | None:
         while self._seeds:
             seed = self._seeds.popleft()
-            asked = int(self.cost.macs(np.array(seed.widths)))
+            asked = self.cost.of(np.array(seed.widths))
             proposal = Proposal("seed", seed.method, asked, seed.widths, seed.scalars)
             candidate = self._candidate(
                 proposal, self.space.encode(proposal.widths or (), proposal.method), seed.name
@@ -162,12 +163,12 @@ class Study:
         ]
         if not parents:
             return None
-        drawn = samplers.mutants(self.lat, parents, self._rng(self.options.tries))
+        drawn = samplers.mutants(self.lat, parents, self.axis, self._rng(self.options.tries))
         for parent, vector in itertools.islice(drawn, MUTANTS):
             widths = tuple(vector.tolist())
             if max(self._constraints(widths).values(), default=0) > 0:
                 continue
-            asked = int(self.cost.macs(np.array(widths)))
+            asked = self.cost.of(np.array(widths))
             scalars = parent.proposal.get("scalars", {})
             proposal = Proposal("mutation", parent.method, asked, widths, scalars)
             candidate = self._candidate(
@@ -230,21 +231,20 @@ class Study:
     def _constraints(self, widths: Sequence[int] | None) -> dict[str, float]:
         if not widths:
             return {}
-        vector = np.array(widths, dtype=np.int64)
-        return self.limits.constraints(self.cost.macs(vector), self.cost.params(vector))
+        return self.limits.constraints(self.cost, np.array(widths, dtype=np.int64))
 
     def _frontier(self) -> list[Row]:
         done = [row for row in self.rows if row.status == "complete"]
-        return [done[i] for i in front.front(front.points_of(done, self.options.metric))]
+        return [done[i] for i in front.front(front.points_of(done, self.options.metric, self.axis))]
 
     def _sparse_share(self) -> float:
         strata = self.options.strata
         assert strata is not None
-        macs = [row.macs for row in self.rows if row.status == "complete"]
+        costs = [self.axis.of(row) for row in self.rows if row.status == "complete"]
         # a bin in which nothing is feasible must not draw for ever
-        macs += [row.macs for row in self.rows if row.status == "infeasible"] * INFEASIBLE
-        macs += [candidate.asked_macs for candidate, _ in self.running.values()]
-        return strata.sparse_share(np.array(macs) / self.cost.base_macs, self._rng())
+        costs += [self.axis.of(row) for row in self.rows if row.status == "infeasible"] * INFEASIBLE
+        costs += [candidate.asked for candidate, _ in self.running.values()]
+        return strata.sparse_share(np.array(costs) / self.axis.base, self._rng())
 
     def _rng(self, *keys: int) -> np.random.Generator:
         return np.random.default_rng(samplers.seed_of(self.options.seed, self.next_number, *keys))

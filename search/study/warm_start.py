@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from pruning.graph import fit, uniform
 from pruning.methods import Problem, State
 from search.pareto import even
 from search.study.candidate import Limits, Seed
-from search.study.limits import raised, within
+from search.study.limits import allowed, raised, within
 
-PATH = "gain-curve"  # whose allocations, nested over all MACs, are among the seeds
-LEVELS = 8  # MAC shares between the smallest network and the base
+PATH = "gain-curve"  # whose allocations, nested over all budgets, are among the seeds
+LEVELS = 8  # shares of the cost between the smallest network and the base
 
 
 def plan(
@@ -30,14 +31,13 @@ def plan(
     The base model; uniform widths and the gain-curve path in turns over the range, its ends first,
     so that a short search covers it; then every method's own one-shot allocation.
     """
-    base_macs, first = problem.cost.base_macs, names[0]
-    limits, cost, lat = limits or Limits(), problem.cost, problem.lattice
+    limits, cost, lat, first = limits or Limits(), problem.cost, problem.lattice, names[0]
 
     def allocated(name: str, share: float) -> np.ndarray:
-        def allocate(macs: float) -> np.ndarray:
-            return methods.get(name).allocate(states[name], problem, macs)
+        def allocate(budget: float) -> np.ndarray:
+            return methods.get(name).allocate(states[name], problem, budget)
 
-        found = within(limits, cost, allocate, share * base_macs, cost.macs(lat.low))
+        found = within(limits, cost, allocate, share * cost.base, cost.of(lat.low))
         return raised(limits, cost, lat, found)
 
     seeds = [_seed("base", first, problem.graph.widths)] if high >= 1 else []
@@ -46,8 +46,8 @@ def plan(
         widths = fit(
             cost,
             lambda t: uniform(problem.graph, lat, t),
-            share * base_macs,
-            params=limits.max_params,
+            share * cost.base,
+            allowed=partial(allowed, limits, cost),
         )
         widths = raised(limits, cost, lat, widths)
         seeds.append(_seed(f"uniform {share:.0%}", first, widths))

@@ -1,6 +1,6 @@
 """What a sampler chooses, and the slim networks that it stands for. Pure functions of parameters.
 
-Every proposal has the parameter `ratio`, the share of the base model's MACs to aim at, sampled
+Every proposal has the parameter `ratio`, the share of the base model's cost to aim at, sampled
 evenly in log: the whole range of the frontier is visited, whatever else is chosen. Independent
 widths would concentrate near the mean (50 groups, 200 trials: 20-40 % of the MACs).
 """
@@ -8,6 +8,7 @@ widths would concentrate near the mean (50 groups, 200 trials: 20-40 % of the MA
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ from optuna.distributions import (
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Cost, Lattice, fit
 from search.study.candidate import Limits, Proposal
-from search.study.limits import mac_range, raised
+from search.study.limits import allowed, raised, reach
 
 RATIO = "ratio"
 KIND = "kind"
@@ -48,12 +49,12 @@ class Space(Protocol):
 
 
 class WidthSpace:
-    """A global MAC share and bounded offsets of the widths per group or per stage.
+    """A global share of the cost and bounded offsets of the widths per group or per stage.
 
-    Width of group g = snap(u · (1 + offset) · channels), with the scale u solved so that the MACs
-    are the largest that do not exceed the share asked for. A stage is the groups at one resolution,
-    the residual stream apart from the inner channels; its groups step one after the other as u
-    grows, lest nine of them at once make the MACs jump and proposals coincide.
+    Width of group g = snap(u · (1 + offset) · channels), with the scale u solved so that the cost
+    is the largest that does not exceed the share asked for. A stage is the groups at one
+    resolution, the residual stream apart from the inner channels; its groups step one after the
+    other as u grows, lest nine of them at once make the cost jump and proposals coincide.
     """
 
     kind = "widths"
@@ -71,7 +72,7 @@ class WidthSpace:
         offset_range: float = 0.7,
         limits: Limits | None = None,
     ) -> None:
-        """`low`, `high`: MACs as shares of the base; `offsets`: group | stage | auto | none.
+        """`low`, `high`: costs as shares of the base; `offsets`: group | stage | auto | none.
 
         Nothing outside `limits` is proposed, as far as the lattice has anything within.
         """
@@ -80,7 +81,7 @@ class WidthSpace:
         self.graph, self.cost, self.lat = graph, cost, lat
         self.methods = tuple(methods)
         self.limits = limits or Limits()
-        self.low, self.high = mac_range(cost, lat, low, high, self.limits.max_params)
+        self.low, self.high = reach(cost, lat, low, high, self.limits)
         self.offset_range = offset_range
         members = offset_groups(graph, offsets)
         self.members: dict[str, list[int]] = {OFFSET + name: m for name, m in members.items()}
@@ -97,7 +98,7 @@ class WidthSpace:
         return dict(self._distributions)
 
     def resolve(self, params: Mapping[str, Any]) -> Proposal:
-        asked = round(params[RATIO] * self.cost.base_macs)
+        asked = self.cost.budget(params[RATIO])
         widths = self._widths(asked, self._multipliers(params))
         method = params.get(METHOD, self.methods[0])
         return Proposal(self.kind, method, asked, tuple(widths.tolist()))
@@ -105,7 +106,7 @@ class WidthSpace:
     def encode(self, widths: Sequence[int] | Widths, method: str | None = None) -> Params:
         """Exact where a single scale keeps every multiplier within the offset range."""
         vector = np.asarray(widths, dtype=np.int64)
-        ratio = float(self.cost.macs(vector)) / self.cost.base_macs
+        ratio = float(self.cost.of(vector)) / self.cost.base
         params: Params = {RATIO: float(np.clip(ratio, self.low, self.high))}
         if METHOD in self._distributions:
             params[METHOD] = method if method in self.methods else self.methods[0]
@@ -139,13 +140,13 @@ class WidthSpace:
             multipliers[members] += params.get(name, 0.0)
         return multipliers
 
-    def _widths(self, macs: int, multipliers: NDArray[np.float64]) -> Widths:
+    def _widths(self, budget: float, multipliers: NDArray[np.float64]) -> Widths:
         reach = multipliers * (1.0 / multipliers.min())  # at t = 1 every group is whole
 
         def family(t: float) -> Widths:
             return self.widths(t * reach)
 
-        found = fit(self.cost, family, macs, params=self.limits.max_params)
+        found = fit(self.cost, family, budget, allowed=partial(allowed, self.limits, self.cost))
         return raised(self.limits, self.cost, self.lat, found)
 
 

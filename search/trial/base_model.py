@@ -19,7 +19,7 @@ from pruning.models import ModelInfo, checkpoint, files, write_tensors
 from search import tasks
 from search.config import NAMED, Config, SearchConfig, method_names
 from search.data import Given
-from search.pareto import TOP1, Metric
+from search.pareto import TOP1, CostAxis, Metric
 from search.study import PATH, limits
 from search.tasks import TaskError, Workload
 from search.trial import base_cache as states
@@ -58,6 +58,14 @@ class BaseModel:
     def channel_graph(self) -> ChannelGraph:
         return ChannelGraph.from_json(self.graph)
 
+    def problem(self, search: SearchConfig) -> Problem:
+        """The widths that a search may visit, and what it saves."""
+        return problem(self.channel_graph(), search)
+
+    def axis(self, search: SearchConfig) -> CostAxis:
+        """What a search saves, as people are told of it."""
+        return CostAxis(search.cost, self.problem(search).cost.base)
+
     def model(self, config: Config) -> nn.Module:
         """The whole network with its weights, on the CPU, in eval mode."""
         net = plain(tasks.skeleton(config, self.info.args, self.given))
@@ -78,7 +86,8 @@ def measured_methods(search: SearchConfig) -> tuple[str, ...]:
 def problem(graph: ChannelGraph, search: SearchConfig) -> Problem:
     """The widths that this search may visit."""
     divisor = None if search.divisor == "auto" else search.divisor
-    return Problem(graph, lattice(graph, divisor, search.min_ratio, search.min_width))
+    lat = lattice(graph, divisor, search.min_ratio, search.min_width)
+    return Problem(graph, lat, search.cost)
 
 
 def prepare(

@@ -25,7 +25,7 @@ from search.study import Candidate
 from search.tasks import Workload
 from search.trial import latency
 from search.trial.attempts import Report, guarded
-from search.trial.base_model import BaseModel, problem
+from search.trial.base_model import BaseModel
 from search.trial.memory import keep_kernels
 from search.trial.states import REPAIRED, TUNED, WHOLE, Repaired, scored_epochs
 
@@ -53,15 +53,15 @@ class TrialContext:
 
     @classmethod
     def open(cls, config: Config, base: BaseModel, device: str = "cpu") -> TrialContext:
-        graph = base.channel_graph()
-        keep_kernels(len(graph.layers))
+        problem = base.problem(config.search)
+        keep_kernels(len(problem.graph.layers))
         task = base.task(config, device)
         model = task.settle(base.model(config))
         return cls(
             config=config,
             base=base,
             model=model,
-            problem=problem(graph, config.search),
+            problem=problem,
             task=task,
             states=base.states,
             device=device,

@@ -50,7 +50,7 @@ def make_rows(count: int, seed: int = 0, methods: Iterable[str] = ("uniform", "p
                     "source": source,
                     "params": params | {"ratio": ratio, "method": method},
                     "scalars": {},
-                    "asked_macs": 1,
+                    "asked": 1,
                 },
                 widths=tuple(widths.tolist()),
                 macs=int(COST.macs(widths)),

@@ -62,7 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_of_the_contract(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     assert record["status"] == "complete"
-    assert record["reference_point"] == {"macs": record["base_macs"], "score": 0.1, "best": 1.0}
+    assert record["reference_point"] == {"cost": record["base_macs"], "score": 0.1, "best": 1.0}
     assert len(list((finished / "trials").glob("*.json"))) == 7
     rows = pq.read_table(finished / "trials.parquet")
     assert rows.num_rows == 7
@@ -112,7 +112,7 @@ def test_rows_are_honest(finished: Path) -> None:
     assert all(row.score_val == better[row.state](row) for row in slim)
     assert all(row.score_val == max(row.curve[0], row.score_repaired) for row in slim)
     assert base.curve == ()
-    assert all(row.macs <= row.proposal["asked_macs"] for row in rows)
+    assert all(row.macs <= row.proposal["asked"] for row in rows)
     assert len({row.arch_hash for row in rows}) == len(rows)
 
 

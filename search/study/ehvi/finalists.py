@@ -42,26 +42,25 @@ def smoothed(
 def finalists(
     rows: Sequence[Row], count: int, graph: ChannelGraph, cost: Cost, reference: Reference
 ) -> list[Row]:
-    """At most `count` complete trials, by MACs; 0 takes the whole frontier as it was measured.
+    """At most `count` complete trials, by cost; 0 takes the whole frontier as it was measured.
 
     Those of the frontier of smoothed scores that leave the most hypervolume; where it has
     fewer, those next to it have a second chance.
     """
-    metric = reference.metric
     if not count:
-        return [rows[i] for i in front.front(front.points_of(rows, metric))]
-    best = front.order(front.points_of(rows, metric))[:MOST]
+        return [rows[i] for i in front.front(reference.points(rows))]
+    best = front.order(reference.points(rows))[:MOST]
     rows = [rows[i] for i in np.sort(best)]
-    mean, std = smoothed(rows, graph, cost, metric)
-    macs = front.points_of(rows)[:, 0]
-    points = np.column_stack([macs, mean])
+    mean, std = smoothed(rows, graph, cost, reference.metric)
+    costs = reference.points(rows)[:, 0]
+    points = np.column_stack([costs, mean])
     on = front.front(points)
     if len(on) > count:
         on = on[front.subset(points[on], count, reference)]
     elif len(on):
-        level = mean[on][np.searchsorted(macs[on], macs, side="right") - 1]
+        level = mean[on][np.searchsorted(costs[on], costs, side="right") - 1]
         behind = (level - mean) / np.maximum(std, 1e-12)  # in its own deviations
         near = np.setdiff1d(np.flatnonzero(behind < 1), on)
         near = near[np.argsort(behind[near], kind="stable")][: count - len(on)]
         on = np.append(on, near)
-    return sorted((rows[i] for i in on), key=lambda row: (row.macs, row.trial_id))
+    return sorted((rows[i] for i in on), key=lambda row: (reference.axis.of(row), row.trial_id))

@@ -41,9 +41,9 @@ class Moves:
         self.space, self.rng = space, rng
         self.stages = list(space.members.values()) or [list(range(len(space.graph.groups)))]
 
-    def macs(self, networks: Networks) -> Array:
-        """Shares of the base MACs [N]."""
-        return np.asarray(self.space.cost.macs(networks.W) / self.space.cost.base_macs)
+    def costs(self, networks: Networks) -> Array:
+        """Shares of what the base costs [N]."""
+        return np.asarray(self.space.cost.of(networks.W) / self.space.cost.base)
 
     def random(self, count: int) -> Candidates:
         """Networks over the whole range of scales, even in width."""
@@ -63,15 +63,15 @@ class Moves:
         return self._made(between + rng.choice(STEPS, (count, 1)) * steps)
 
     def encode(self, networks: Networks) -> Array:
-        """Log shares [N, stages], sorted by MACs."""
-        ordered = networks.W[np.argsort(self.macs(networks), kind="stable")]
+        """Log shares [N, stages], sorted by cost."""
+        ordered = networks.W[np.argsort(self.costs(networks), kind="stable")]
         shares = np.log((ordered - self.space.phase) / self.space.graph.widths)
         return np.column_stack([shares[:, stage].mean(1) for stage in self.stages])
 
     def params(self, chosen: Candidates) -> dict[str, Any]:
         """The space's parameters of one candidate: they resolve to its widths again."""
         space, kept = self.space, np.exp(chosen.shares[0])
-        params: dict[str, Any] = {RATIO: float(self.macs(chosen.networks)[0])}
+        params: dict[str, Any] = {RATIO: float(self.costs(chosen.networks)[0])}
         params[RATIO] = float(np.clip(params[RATIO], space.low, space.high))
         if METHOD in space.distributions():
             params[METHOD] = chosen.networks.methods[0]

@@ -1,6 +1,6 @@
-"""A sampler that models the score only: expected hypervolume improvement with the MACs exact.
+"""A sampler that models the score only: expected hypervolume improvement with the cost exact.
 
-Optuna's samplers learn the MACs as a second black box; they are a closed form of the widths. Each
+Optuna's samplers learn the cost as a second black box; it is a closed form of the widths. Each
 proposal is the best of some hundred networks around the frontier and over the whole space, by the
 hypervolume that it is expected to add. Trials that run count as if they had ended as foretold
 (kriging believer), so that many workers are given different networks.
@@ -27,7 +27,7 @@ from search.study.width_space import RATIO, WidthSpace
 FEWEST = 6  # scores, before anything is modelled
 RANDOM, MUTANTS = 64, 512  # networks from which the best is taken
 ROUNDS, KEPT, MORE = 2, 16, 128  # so often, so many of the best have so many mutants
-NEAR = 1.15  # times the MACs asked for, or less, where these are given
+NEAR = 1.15  # times the cost asked for, or less, where these are given
 TRIES = 12  # rounds of mutants where limits leave little room
 TRIAL_ID, WIDTHS, CUT_BY = "trial_id", "widths", "method"  # user attributes of trials
 WARM = "warm "  # begins the names of another run's trials: they teach, and may be run again
@@ -72,7 +72,7 @@ class EHVISampler(BaseSampler):
     def _best(
         self, done: Networks, trials: Sequence[FrozenTrial], taken: set[Any], share: float | None
     ) -> Candidates:
-        """Candidates, best first. share: of the base MACs, where that is given."""
+        """Candidates, best first. share: of the base's cost, where that is given."""
         space = self.space
         methods = tuple(dict.fromkeys((*space.methods, *done.methods)))
         inputs = Inputs(space.cost, space.graph.widths, self.moves.stages, methods)
@@ -80,12 +80,12 @@ class EHVISampler(BaseSampler):
         pending = [t for t in trials if t.state == TrialState.RUNNING or _stopped(t)]
         model = Surrogate(inputs, self._window(done)).believing(_networks(pending))
         smoothed, _ = model.predict(model.known)
-        steps = Steps.around(self.moves.macs(model.known), smoothed)
+        steps = Steps.around(self.moves.costs(model.known), smoothed)
         feasible = _feasible(inputs, done, _networks([t for t in trials if _refused(t)]))
 
         def gains(candidates: Candidates) -> Array:
             mean, std = model.predict(candidates.networks)
-            gain = steps.gain(self.moves.macs(candidates.networks), mean, std)
+            gain = steps.gain(self.moves.costs(candidates.networks), mean, std)
             return gain * (_probable(feasible, candidates.networks) if feasible else 1.0)
 
         parents = self.moves.encode(model.known[steps.members])
@@ -102,7 +102,7 @@ class EHVISampler(BaseSampler):
         """The best and the latest, where there are too many for a proposal's milliseconds."""
         if len(done) <= WINDOW:
             return done
-        rank = front.ranks(np.column_stack([self.moves.macs(done), done.scores]))
+        rank = front.ranks(np.column_stack([self.moves.costs(done), done.scores]))
         latest = np.arange(len(done) - WINDOW // 2, len(done))
         best = np.setdiff1d(np.argsort(rank, kind="stable"), latest, assume_unique=True)
         return done[np.sort(np.append(best[: WINDOW // 2], latest))]
@@ -137,14 +137,12 @@ class EHVISampler(BaseSampler):
         return pool[kept]
 
     def _missed(self, pool: Candidates, share: float | None) -> Array:
-        """By how much [N] each misses the limits, in logs; 0 within. share: of the MACs."""
-        macs, (low, high) = self.moves.macs(pool.networks), (self.space.low, self.space.high)
+        """By how much [N] each misses the limits, in logs; 0 within. share: of the cost."""
+        costs, (low, high) = self.moves.costs(pool.networks), (self.space.low, self.space.high)
         if share is not None:
             low, high = max(low, share / NEAR), min(high, share * NEAR)
-        missed = np.maximum(np.log(macs / high), np.log(low / macs)).clip(0)
-        if most := self.space.limits.max_params:
-            params = self.space.cost.params(pool.networks.W)
-            missed = missed + np.log(params / most).clip(0)
+        missed = np.maximum(np.log(costs / high), np.log(low / costs)).clip(0)
+        missed += self.space.limits.missed(self.space.cost, pool.networks.W)
         return np.where(missed < 1e-9, 0.0, missed)
 
 

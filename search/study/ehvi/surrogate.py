@@ -1,7 +1,7 @@
-"""What a slim network will score, learnt from those that were trained; its MACs need no learning.
+"""What a slim network will score, learnt from those that were trained; its cost needs no learning.
 
-A Gaussian process of the log odds of the score over log MACs and the mean log share of channels of
-each stage. Scores outside 0 to 1 (PSNR, say) are modelled as they are.
+A Gaussian process of the log odds of the score over the log cost and the mean log share of channels
+of each stage. Scores outside 0 to 1 (PSNR, say) are modelled as they are.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Inputs:
     def of(self, W: Widths, methods: Sequence[str]) -> Array:
         """Inputs [N, d] of widths W [N, groups] and the methods [N] that cut them."""
         shares = np.log(W / self.channels)
-        columns = [np.log(self.cost.macs(W) / self.cost.base_macs)]
+        columns = [np.log(self.cost.of(W) / self.cost.base)]
         if len(self.stages) > 1:
             columns += [shares[:, list(stage)].mean(1) for stage in self.stages]
         names = np.array(methods)

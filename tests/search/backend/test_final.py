@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from pruning.methods import Problem
 from search.backend import cluster, final, retrain
 from search.config import loader as configuration
-from search.pareto import Metric
+from search.pareto import CostAxis, Metric
 from search.storage.ledger import Ledger
 from search.trial import final_training
 from search.trial.final_training import Training
@@ -34,7 +35,8 @@ def test_the_base_comes_back_where_a_lucky_trial_had_dominated_it(
         metric=Metric(chance=0.1),
         info=SimpleNamespace(widths=widths, classes=10),
     )
-    base.channel_graph = lambda: runs.GRAPH
+    base.problem = lambda search: Problem(runs.GRAPH, runs.LATTICE)
+    base.axis = lambda search: CostAxis("macs", runs.COST.base_macs)
     trained = []
 
     def train_all(config: Any, base: Any, batches: Any, share: Any, say: Any) -> None:
@@ -67,7 +69,8 @@ def test_a_member_without_a_final_training_keeps_its_trial_s_weights(
     slim = replace(runs.make_rows(2)[1], checkpoint="/was/elsewhere/checkpoints/a.safetensors")
     info = SimpleNamespace(widths={}, classes=10)
     base: Any = SimpleNamespace(info=info, metric=Metric(chance=0.1), val=0.95)
-    base.channel_graph = lambda: runs.GRAPH
+    base.problem = lambda search: Problem(runs.GRAPH, runs.LATTICE)
+    base.axis = lambda search: CostAxis("macs", runs.COST.base_macs)
     monkeypatch.setattr(retrain, "train_all", lambda *args: None)
     said: list[str] = []
     (member,) = final.measure(
@@ -131,7 +134,8 @@ def test_seeds_go_where_neighbours_overlap(tmp_path: Path, monkeypatch: pytest.M
     ]
     info = SimpleNamespace(widths={}, classes=10)
     base: Any = SimpleNamespace(info=info, metric=Metric(chance=0.1), val=0.95)
-    base.channel_graph = lambda: runs.GRAPH
+    base.problem = lambda search: Problem(runs.GRAPH, runs.LATTICE)
+    base.axis = lambda search: CostAxis("macs", runs.COST.base_macs)
     trained: list[tuple[str, int]] = []
 
     def train_all(config: Any, base: Any, batches: Any, share: Any, say: Any) -> None:

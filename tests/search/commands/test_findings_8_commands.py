@@ -175,7 +175,10 @@ def test_finding_8_7_one_notation_of_amounts(text: str) -> None:
         (["frontier", "x", "--jsn"], "closest: --json"),
         (["submit", "--write-rayignor", "--"], "closest: --write_rayignore"),
         (["compare", "x", "--baselines", "foo"], "--baselines 'foo': must be one of"),
-        (["compare", "x", "--macs", "50"], "--macs 50: no network is so small; did you mean 50%?"),
+        (
+            ["compare", "x", "--budgets", "50"],
+            "--budgets 50: no network is so small; did you mean 50%?",
+        ),
         (["export", "x", "--latency", "--batch", "0,1"], "--batch 1,64"),
     ],
 )

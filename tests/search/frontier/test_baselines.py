@@ -7,7 +7,7 @@ import pytest
 
 from search.frontier.baselines import beside
 from search.frontier.margin import margin
-from search.pareto import TOP1, Metric
+from search.pareto import TOP1, CostAxis, Metric
 
 POINTS = [
     {"rank": 0, "macs": 100, "score_test_mean": 0.6},
@@ -35,10 +35,10 @@ POINTS = [
     ],
 )
 def test_gaps_and_verdict(macs, top1, rank, gap, saved, verdict) -> None:
-    found = beside({"macs": macs, "score_test_mean": top1}, POINTS, base_macs=1000)
+    found = beside({"macs": macs, "score_test_mean": top1}, POINTS, CostAxis("macs", 1000))
     assert (found["frontier_rank"], found["verdict"]) == (rank, verdict)
     assert found["score_gap"] == (None if gap is None else pytest.approx(gap))
-    assert found["macs_gap"] == (None if saved is None else pytest.approx(saved))
+    assert found["cost_gap"] == (None if saved is None else pytest.approx(saved))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_gaps_and_verdict(macs, top1, rank, gap, saved, verdict) -> None:
 def test_who_dominates_does_so_beyond_seeds_and_test_images(samples, std, verdict) -> None:  # type: ignore[no-untyped-def]
     shot = {"macs": 250, "score_test_mean": 0.65, "score_test_std": std, "seeds": 3}
     points = [POINTS[1] | {"score_test_std": std, "seeds": 3}]
-    assert beside(shot, points, 1000, TOP1, samples)["verdict"] == verdict
+    assert beside(shot, points, CostAxis("macs", 1000), TOP1, samples)["verdict"] == verdict
 
 
 def test_the_margin_is_two_standard_errors_of_what_chance_does() -> None:

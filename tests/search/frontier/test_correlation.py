@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from search.frontier.correlation import STRATUM, early_and_late, remarks
+from search.pareto import CostAxis
 from search.storage.row import Row
 
 
@@ -61,15 +62,15 @@ def test_only_complete_trained_rows_with_both_numbers_count():
 
 def test_fine_tuning_that_costs_the_widest_accuracy_is_remarked():
     late = [0.5, 0.59, 0.7, 0.69, 0.79, 0.88]
-    found = list(remarks(rows([0.4, 0.6, 0.6, 0.7, 0.8, 0.9], late), base_macs=6))
+    found = list(remarks(rows([0.4, 0.6, 0.6, 0.7, 0.8, 0.9], late), CostAxis("macs", 6)))
     assert found[0].startswith("the score before training orders trials")
     assert "in all 3 trials from 50% of the MACs up: lower finetune.lr" in found[1]
 
 
 @pytest.mark.parametrize("late", [[0.5, 0.4, 0.69, 0.85], [0.3, 0.5, 0.79, 0.82], [0.5] * 4])
 def test_losses_here_and_there_are_no_remark(late):
-    assert len(list(remarks(rows([0.4, 0.5, 0.7, 0.8], late), base_macs=8))) <= 1
+    assert len(list(remarks(rows([0.4, 0.5, 0.7, 0.8], late), CostAxis("macs", 8)))) <= 1
 
 
 def test_nothing_is_remarked_without_trained_trials():
-    assert not list(remarks(rows([0.4] * 5, [0.4] * 5, epochs=0.0), base_macs=8))
+    assert not list(remarks(rows([0.4] * 5, [0.4] * 5, epochs=0.0), CostAxis("macs", 8)))

@@ -35,7 +35,7 @@ LATENCIES = {"latency_ms_b1": 0.5, "latency_iqr_ms_b1": 0.1, "latency_device": "
 
 def compared(folder: Path) -> None:
     row = {"method": "peel", "asked_share": 0.5, "macs": 500_000, "params": 20_000}
-    row |= {"score_test_mean": 0.9, "score_test_std": 0.01, "score_gap": 0.012, "macs_gap": -0.05}
+    row |= {"score_test_mean": 0.9, "score_test_std": 0.01, "score_gap": 0.012, "cost_gap": -0.05}
     schema = table_schema(COLUMNS, TOP1)
     pq.write_table(pa.Table.from_pylist([row], schema=schema), folder / "comparison.parquet")
 

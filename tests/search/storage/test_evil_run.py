@@ -59,7 +59,7 @@ def evil(tmp_path: Path, marker: Path) -> Path:
 @pytest.mark.parametrize(
     ("argv", "code"),
     [
-        (["compare", "RUN", "--macs", "[0.5]", "--seeds", "1"], 2),
+        (["compare", "RUN", "--budgets", "[0.5]", "--seeds", "1"], 2),
         (["export", "RUN", "--format", "onnx"], 2),
         (["export", "RUN", "--format", "torch-export", "--point", "0"], 2),
         (["export", "RUN", "--latency"], 2),

@@ -66,7 +66,7 @@ def test_gains_are_the_hypervolume_that_draws_add():
     assert steps.members.tolist() == [0, 2, 3]
     new, mean, std = np.array([0.1, 0.45, 0.75]), np.array([0.58, 0.7, 0.82]), np.array([0.03] * 3)
     expected = steps.gain(new, mean, std)
-    reference = Reference(base_macs=1, gain=steps.floor)
+    reference = Reference(cost=1, gain=steps.floor)
     points = np.column_stack([macs, scores])
     before = front.hypervolume(points, reference)
     for i in range(3):

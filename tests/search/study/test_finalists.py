@@ -18,7 +18,7 @@ REFERENCE = reference_point(runs.COST.base_macs, 10)
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
 def test_a_subset_is_the_best_there_is(count):
     rng = np.random.default_rng(count)
-    points = np.column_stack([rng.uniform(0, 1.2, 60) * REFERENCE.base_macs, rng.uniform(0, 1, 60)])
+    points = np.column_stack([rng.uniform(0, 1.2, 60) * REFERENCE.cost, rng.uniform(0, 1, 60)])
     members = points[front.front(points)]
     chosen = front.subset(members, count, REFERENCE)
     volumes = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.pareto import front
+from search.pareto import CostAxis, front
 from search.pareto.strata import Strata
 from search.storage.row import Row
 from search.study.halving import Halving, rungs
@@ -95,7 +95,7 @@ def test_rows_of_another_kind_are_compared_with_none():
         Row(trial_id="1-a", macs=50, status="failed", score_repaired=0.5, **common),
         Row(trial_id="2-a", macs=50, status="stopped", **common),
     ]
-    halving.learn(rows, 100)
+    halving.learn(rows, CostAxis("macs", 100))
     assert halving._scores[0] == {}
 
 
@@ -126,6 +126,6 @@ def test_earlier_sessions_fill_every_rung():
                 **common,
             )
         )
-    after.learn(rows, 100)
+    after.learn(rows, CostAxis("macs", 100))
     assert after._scores == before._scores
     assert all(before._scores), "every rung was reached"

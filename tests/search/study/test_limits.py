@@ -22,14 +22,15 @@ from tests.search.spaces import accuracy, network
 
 def make(tmp_path: Path, **settings: Any) -> Study:
     """The study that a run with these settings would have, without its base model's states."""
-    graph, cost, lat = network("digits")
-    problem, search = Problem(graph, lat), replace(SearchConfig(), method="uniform", **settings)
+    graph, _, lat = network("digits")
+    search = replace(SearchConfig(), method="uniform", **settings)
+    problem = Problem(graph, lat, search.cost)
     limits = limiting.limits(search, problem)
-    low, high = limiting.shares(limits, problem)
+    low, high = limiting.shares(limits, problem.cost)
     space, low, high = spaces.make(search, problem, {"uniform": {}}, low, high, limits)
     plan = warm_start.plan(problem, {}, ["uniform"], low, high, limits) if search.seeds else []
     options = StudyOptions(seeds=plan, limits=limits, strata=Strata(low, high))
-    return Study(space, Ledger(tmp_path), cost, lat, options)
+    return Study(space, Ledger(tmp_path), problem.cost, lat, options)
 
 
 @pytest.mark.parametrize("proposal", ["widths", "threshold"])
@@ -41,6 +42,9 @@ def make(tmp_path: Path, **settings: Any) -> Study:
         {"max_params": "30%", "min_macs": "20%"},
         {"min_macs": "40%", "max_macs": "42%"},
         {"max_macs": "15%"},
+        {"cost": "params", "max_macs": "15%"},
+        {"cost": "params", "max_params": "30%", "min_macs": "20%"},
+        {"cost": "params", "max_params": "40%", "max_macs": "40%", "min_macs": "20%"},
     ],
     ids=str,
 )

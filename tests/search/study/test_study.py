@@ -42,7 +42,7 @@ def make_study(tmp_path, name: str = "digits", space=None, **options) -> Study:
 def outcome(study: Study, candidate: Candidate, number: int = 0) -> Outcome:
     """Every fifth trial fails, every seventh is stopped; the others complete."""
     graph, _, lat = network("digits")
-    widths = candidate.widths or tuple(lat.snap(graph.widths * candidate.asked_macs**0))
+    widths = candidate.widths or tuple(lat.snap(graph.widths * candidate.asked**0))
     if number % 5 == 4:
         return Outcome(status="failed", reason="out of memory")
     status = "stopped" if number % 7 == 6 else "complete"
@@ -152,7 +152,7 @@ def test_seeds_come_first_with_their_own_widths_and_are_not_run_again(tmp_path):
             seed.name,
             "seed",
         )
-        assert candidate.asked_macs == cost.macs(np.array(seed.widths))
+        assert candidate.asked == cost.macs(np.array(seed.widths))
         study.tell(candidate.trial_id, Outcome(status="complete", score_val=0.5))
     study.ask()  # the third runs when the session dies
     study = make_study(tmp_path, "resnet56", seeds=wanted)

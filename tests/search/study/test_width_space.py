@@ -37,7 +37,7 @@ def test_the_default_covers_the_mac_range_evenly(name):
         params = draw(space, seed)
         proposal = space.resolve(params)
         macs = cost.macs(np.array(proposal.widths))
-        assert macs <= proposal.asked_macs == round(params[RATIO] * cost.base_macs)
+        assert macs <= proposal.asked == round(params[RATIO] * cost.base_macs)
         shares.append(macs / cost.base_macs)
     assert min(shares) < 0.055 and max(shares) > 0.9
     counts, _ = np.histogram(np.log(np.maximum(shares, 0.045)), np.linspace(np.log(0.045), 0, 9))
@@ -54,7 +54,7 @@ def test_resolved_widths_are_on_the_lattice_and_use_up_the_macs(offsets, seed):
     widths = np.array(proposal.widths)
     np.testing.assert_array_equal(lat.snap(widths), widths)
     macs = cost.macs(widths)
-    assert 0.7 * proposal.asked_macs < macs <= proposal.asked_macs
+    assert 0.7 * proposal.asked < macs <= proposal.asked
     larger = space.resolve(params | {RATIO: min(params[RATIO] * 1.3, 1.0)})
     assert (np.array(larger.widths) >= widths).all()
 

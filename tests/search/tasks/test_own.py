@@ -132,7 +132,7 @@ def candidate(work: trial.TrialContext) -> Candidate:
         method="l2-global",
         widths=widths,
         scalars={},
-        asked_macs=0,
+        asked=0,
         params={},
     )
 
@@ -171,7 +171,7 @@ def test_less_is_better_where_a_training_is_judged() -> None:
 def test_the_record_and_the_box_of_a_metric_of_which_less_is_better(
     work: trial.TrialContext,
 ) -> None:
-    from search.pareto import Reference, front
+    from search.pareto import CostAxis, Reference, front
     from search.storage import record
 
     facts = base_model.facts(work.base, work.problem)
@@ -181,7 +181,7 @@ def test_the_record_and_the_box_of_a_metric_of_which_less_is_better(
     assert (reference.gain, reference.best) == (-1.0, 0.0)
     half = [(0.0, Sums.metric.gain(0.5))]
     assert front.hypervolume(half, reference) == pytest.approx(0.5)
-    unknown = Reference.of(100, search.Metric("PSNR", "dB"), 30.0)
+    unknown = Reference.of(CostAxis("macs", 100), search.Metric("PSNR", "dB"), 30.0)
     assert (unknown.gain, unknown.best) == (0.0, 30.0)
     assert front.hypervolume(np.array([[50, 15.0]]), unknown) == pytest.approx(0.25)
 

@@ -50,7 +50,7 @@ def work(settings: Config, base: BaseModel) -> dict[str, Any]:
             arch_hash=f"{number + 1000:016x}",
             widths=widths,
             scalars={},
-            asked_macs=0,
+            asked=0,
             params={},
             **names,
         ).to_config()
