@@ -86,6 +86,22 @@ def test_cluster(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "2 trials on 2 nodes of 1 host"
 
 
+def test_segmentation(tmp_path: Path) -> None:
+    """A folder of pictures in, a frontier in mIoU out, and a network that finds most digits."""
+    few = ("--trials", "1", "--epochs", "6", "--out", "RUN", "--at-most", "100%")
+    *_, chosen, found = run("segmentation.py", tmp_path, *few).splitlines()
+    assert re.fullmatch(r"Point\(.* MACs, [\d.]+%\); the whole network [\d.]+%", chosen)
+    assert percents(found)[0] > 25
+    assert "mIoU on val [%]" in (tmp_path / "RUN/report.html").read_text()
+
+
+def test_detection(tmp_path: Path) -> None:
+    few = ("--trials", "1", "--epochs", "2", "--out", "RUN", "--at-most", "100%")
+    *_, chosen, found = run("detection.py", tmp_path, *few).splitlines()
+    assert percents(chosen)[-1] > 30
+    assert re.match(r"\d digits; the surest box is \[", found)
+
+
 def test_own_task(tmp_path: Path) -> None:
     """Less is better: the error is far below that of guessing; the page shows the same task."""
     (page, *_) = blocks_of(REPOSITORY / "docs/your-task.md")
