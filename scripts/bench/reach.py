@@ -36,12 +36,8 @@ from reach_table import tables
 import pruning
 from pruning.errors import UserError
 
-MEMORY = 3 * 2**30  # bytes of a network's process
 
-
-def in_process(
-    job: Callable[[], dict[str, Any]], limit: float, memory: int = MEMORY
-) -> dict[str, Any]:
+def in_process(job: Callable[[], dict[str, Any]], limit: float, memory: int) -> dict[str, Any]:
     """The job's result from a process of its own; {"error": …} if it failed or took too long.
 
     limit: CPU seconds, its children's not counted.
@@ -85,22 +81,24 @@ def in_process(
 def one(spec: str, options: argparse.Namespace) -> dict[str, Any]:
     """The row of one network: made once, tried by us and by torch-pruning in a process each."""
 
+    memory = round(options.memory * 2**30)
+
     def network() -> dict[str, Any]:
         try:
             size = parameters(spec)
         except RuntimeError as error:  # made, as it cannot be counted without
             if "allocate" not in str(error):
                 raise
-            return {"skipped": "more than the memory of a process", "parameters": MEMORY // 4}
+            return {"skipped": "more than the memory of a process", "parameters": memory // 4}
         if size > options.most * 1e6:
             return {"skipped": f"{size / 1e6:.0f} M parameters", "parameters": size}
         model, example = made(spec)
         first = example if isinstance(example[0], int) else example[0].shape[1:]
         row = {"input": list(first), "parameters": size}
         if options.peer != "only":
-            row |= in_process(lambda: ours(model, example), options.limit)
+            row |= in_process(lambda: ours(model, example), options.limit, memory)
         if options.peer != "no":
-            peer = in_process(lambda: theirs(model, example), options.peer_limit)
+            peer = in_process(lambda: theirs(model, example), options.peer_limit, memory)
             error = peer.pop("error", None)
             late = error == "timeout" or (error or "").startswith("MemoryError")
             row |= peer if error is None else {"peer": "timeout" if late else "crash"}
@@ -108,7 +106,7 @@ def one(spec: str, options: argparse.Namespace) -> dict[str, Any]:
                 row["peer_error"] = error[:120]
         return row
 
-    return in_process(network, options.limit)
+    return in_process(network, options.limit, memory)
 
 
 def arguments() -> argparse.Namespace:
@@ -121,6 +119,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--each", type=int, default=3, help="networks of each timm family")
     parser.add_argument("--limit", type=float, default=90, help="CPU seconds of a network")
     parser.add_argument("--peer-limit", type=float, default=20, help="the same for torch-pruning")
+    parser.add_argument("--memory", type=float, default=3, help="GiB of a network's process")
     parser.add_argument("--most", type=float, default=150, help="parameters in millions")
     parser.add_argument("--minutes", type=float, default=1e9, help="start none after so long")
     parser.add_argument(
