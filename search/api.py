@@ -108,7 +108,7 @@ def open_run(
 def _run(config: Config, given: Given | None, console: Console) -> Result:
     import ray
 
-    from search import runner
+    from search import guardian, runner
     from search.backend import ray_log
 
     fresh = not ray.is_initialized()
@@ -117,7 +117,9 @@ def _run(config: Config, given: Given | None, console: Console) -> Result:
             place = runner.run(config, console, given=given)
     finally:
         if fresh:
+            begun = guardian.descendants(os.getpid(), ray=True)
             ray.shutdown()
+            guardian.kill(guardian.living(begun))  # agents, which would stay for a minute
     result = _result(config, given)
     assert result.place == place
     if result.record.get("status") == "interrupted":

@@ -74,15 +74,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        kept = "; finished trials are kept, and the same command again goes on from them"
-        _say("interrupted" + (kept if args[:1] == ["search"] else ""))
-        return interrupt.code()
+        return _interrupted(args)
     except BrokenPipeError:
         # the reader (head, less) has all it wanted; the interpreter must not flush into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as end:  # --help and --version of argparse
         return end.code if isinstance(end.code, int) else 0
+    except Exception:
+        if not interrupt.came():
+            raise
+        return _interrupted(args)  # by a signal that Ray's processes had too
+
+
+def _interrupted(args: Sequence[str]) -> int:
+    kept = "; finished trials are kept, and the same command again goes on from them"
+    _say("interrupted" + (kept if args[:1] == ["search"] else ""))
+    return interrupt.code()
 
 
 def entry() -> None:

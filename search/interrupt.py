@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
+from search import guardian
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+DEAF = (signal.SIGTERM, signal.SIGHUP)
 LINE = "slimfront: interrupted"
 SHUTDOWN_S = 6.0  # for Ray to end its processes; then they go with this one
 
@@ -28,7 +32,11 @@ _own_process = False  # whether nothing but the command runs in it
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Within, the signals raise KeyboardInterrupt, and `check` knows of it."""
+    """Within, the signals raise KeyboardInterrupt, and `check` knows of it.
+
+    Once one has come, what finalisers and other threads meet is no news: Ray's processes may have
+    had the same signal.
+    """
     # elsewhere than in the main thread Python delivers none
     if threading.current_thread() is not threading.main_thread() or _before:
         yield
@@ -39,9 +47,14 @@ def remembered() -> Iterator[None]:
             _before[number] = handler
     _came.clear()
     hear()
+    hooks = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook = lambda met: None if _came else hooks[0](met)
+    threading.excepthook = lambda met: None if _came else hooks[1](met)
     try:
         yield
     finally:
+        if not (_came and _own_process):  # which ends, while threads may go on
+            sys.unraisablehook, threading.excepthook = hooks
         for number, handler in _before.items():
             signal.signal(number, handler)
         _before.clear()
@@ -64,6 +77,11 @@ def check() -> None:
     """Raise the KeyboardInterrupt that came and got lost; to be called between long steps."""
     if _came and _before:
         raise KeyboardInterrupt
+
+
+def came() -> bool:
+    """Whether a signal has come: then errors, as of Ray's that had it too, are its consequences."""
+    return bool(_came)
 
 
 def code() -> int:
@@ -96,16 +114,19 @@ def at_once() -> Iterator[None]:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Within, each process that is begun has a group of its own: for Ray's.
+    """Within, each process that is begun has a group of its own and is deaf to SIGTERM and SIGHUP.
 
-    A terminal that is closed, and `timeout`, signal a command's whole group, and without its Ray a
-    search could not put away what it has.
+    For Ray's. A terminal that is closed, and `timeout`, signal a command's whole group, Slurm all
+    processes of a job; and without its Ray a search could not put away what it has (once its raylet
+    is dead, Ray ends the driver too). They are killed where Ray asks them to end.
     """
     real = subprocess.Popen.__init__
 
     def begin(self: Any, *args: Any, **options: Any) -> None:
         if os.name == "posix" and not options.get("start_new_session"):
-            options.setdefault("process_group", 0)
+            first = options.get("preexec_fn")
+            options |= {"process_group": 0, "preexec_fn": partial(_deaf, first)}
+            self.terminate = self.kill
         real(self, *args, **options)
 
     subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
@@ -113,6 +134,22 @@ def apart() -> Iterator[None]:
         yield
     finally:
         subprocess.Popen.__init__ = real  # type: ignore[method-assign]
+
+
+def _deaf(first: Callable[[], object] | None) -> None:
+    """In a child before it becomes another program: children of its own inherit it, see `hearing`.
+
+    Ray does so with SIGINT.
+    """
+    if first is not None:
+        first()
+    signal.pthread_sigmask(signal.SIG_BLOCK, DEAF)
+
+
+def hearing() -> None:
+    """In a worker of Ray's: it and what its tasks begin hear all signals again."""
+    if os.name == "posix":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DEAF)
 
 
 def leave(status: int) -> None:
@@ -124,14 +161,15 @@ def leave(status: int) -> None:
     timer.daemon = True
     timer.start()
     if (ray := sys.modules.get("ray")) is not None:
-        begun = _descendants()
+        begun = guardian.descendants(os.getpid())
         for number in _before or SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         try:
             ray.shutdown()
         except BaseException as error:
             print(f"slimfront: while Ray was ended: {error}", file=sys.stderr)
-        _kill(begun & _descendants(begun))
+        # its agents outlive it by a minute, and hold its ports
+        guardian.kill(guardian.living(begun))
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -140,37 +178,11 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-Process = tuple[int, str]  # its id, and when it began: ids are used again
-
-
-def _kill(processes: Collection[Process]) -> None:
-    """Ray's agents outlive it by half a minute, and hold its ports."""
-    for pid, _ in processes:
-        with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _descendants(also: Collection[Process] = ()) -> set[Process]:
-    """Processes that this one has begun, and theirs; those of `also` that live. Of Linux only."""
-    parents: dict[int, tuple[int, str]] = {}
-    for entry in os.scandir("/proc") if os.path.isdir("/proc/self") else ():
-        if entry.name.isdigit():
-            with suppress(OSError), open(f"{entry.path}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-                parents[int(entry.name)] = int(fields[1]), fields[19]
-    found = {process for process in also if parents.get(process[0], (0, ""))[1] == process[1]}
-    new = {os.getpid()}
-    while new:
-        new = {pid for pid, (parent, _) in parents.items() if parent in new}
-        found |= {(pid, parents[pid][1]) for pid in new}
-    return found
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _came.append(number)
     if _at_once and _own_process:
         os.write(2, f"{LINE}\n".encode())
-        _kill(_descendants())
+        guardian.kill(guardian.descendants(os.getpid()))
         os._exit(code())
     if number != signal.SIGINT and signal.getsignal(signal.SIGINT) not in (
         _interrupt,

@@ -87,7 +87,7 @@ def _drive(session: Session, console: Console, stages: Stages, lease: lock.Lease
             session.put_away()
         except UserError as failure:  # on a disk that is full
             session.say(f"the frontier so far could not be written: {failure}")
-        if not isinstance(error, KeyboardInterrupt):
+        if not isinstance(error, KeyboardInterrupt) and not interrupt.came():
             raise
         return
     lease.check()

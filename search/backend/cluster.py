@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from pruning.errors import UserError
-from search import interrupt
+from search import guardian, interrupt
 from search.config import Config
 
 # the driver is one thread and must not be told apart from a worker by its thread count
@@ -24,6 +25,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 ANSWER_S = 5.0  # for a cluster's port to answer
 TRIES = "RAY_gcs_server_port_wait_time_s"  # a second each, to reach a cluster's server
 LOCKED = re.compile(r"unauthenticated|authentication|auth[ _]token", re.I)
+HANDLERS = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"  # of its C++
 CONTEXT = 2**30
 """Bytes of a GPU that CUDA and its libraries take for each process; PyTorch's cap is without."""
 
@@ -60,12 +62,26 @@ def connect(config: Config, **options: Any) -> None:
         defaults["include_dashboard"] = False
     _check_answers(_found(address))
     try:
+        if address == "local":
+            guardian.begin()
+        with interrupt.at_once():
+            _set_handlers()
         with interrupt.at_once(), interrupt.apart(), _soon(address):
             ray.init(address=address, **(defaults | options))
     except Exception as error:
         if (told := _explained(address, error)) is None:
             raise
         raise told from error
+
+
+def _set_handlers() -> None:
+    """Have Ray take the signals of crashes and SIGTERM now, before they are taken back from it.
+
+    It does so once for a process, in the middle of ray.init, where for a second or more SIGTERM
+    would show the user a dump of the stack. Where this Ray calls it otherwise, it does so then.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(ray._raylet.__file__)[HANDLERS](None, True)
 
 
 def _explained(address: str, error: Exception) -> UserError | None:
@@ -172,6 +188,7 @@ def worker_device(config: Config) -> str:
     """Inside a worker: its device, with the thread count and memory cap of its share."""
     import torch
 
+    interrupt.hearing()
     torch.set_num_threads(max(1, round(config.resources.cpus_per_trial)))
     if not ray.get_gpu_ids():
         return "cpu"

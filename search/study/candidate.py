@@ -173,7 +173,9 @@ class Candidate:
             values["curve"] = ()
         widths = np.array(outcome.widths or self.widths or (), dtype=np.int64)
         if outcome.status == "complete" and (values["score_val"] is None or not widths.size):
-            values |= {"status": "failed", "reason": "no finite score or no widths reported"}
+            found = outcome.score_val
+            why = "no score or no widths reported" if found is None else f"no finite score: {found}"
+            values |= {"status": "failed", "reason": why}
         values["widths"] = tuple(widths.tolist())
         values["started_at"] = outcome.started_at or datetime.now(UTC).isoformat()
         return Row(

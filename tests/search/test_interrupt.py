@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,44 @@ def test_what_python_drops_is_known() -> None:
         interrupt.check()
         with pytest.raises(KeyboardInterrupt):
             press()
+
+
+def test_what_is_dropped_once_a_signal_has_come_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A finaliser that meets the interrupt, a thread of Ray's that its server left."""
+    shown: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda met: shown.append(met.exc_type))
+    monkeypatch.setattr(threading, "excepthook", lambda met: shown.append(met.exc_type))
+
+    def fail() -> None:
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+
+    with interrupt.remembered():
+        fail()
+        assert shown == [ZeroDivisionError]
+        drop()
+        fail()
+        assert shown == [ZeroDivisionError]
+    fail()
+    assert len(shown) == 2
+
+
+def test_an_error_after_a_signal_is_its_consequence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Ray's processes had the signal too, and its driver meets their death first."""
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        drop()
+        raise ConnectionError("raylet died")
+
+    monkeypatch.setattr(runner.cluster, "connect", fails)
+    assert main(["search", f"--out={tmp_path}/run"]) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("slimfront: interrupted")
 
 
 def test_a_background_job_stays_deaf() -> None:
