@@ -55,6 +55,7 @@ def run(
     interrupt.check()
     share = cluster.share(config)
     preflight.check_nodes(config, share.gpus)
+    preflight.check_clock(config, share.gpus)
     base = base_task.run(config, before, stages.prepare, share, say, _load_tune, given)
     interrupt.check()
     problem = base.problem(config.search)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pruning.errors import UserError
 from pruning.methods import Problem
-from search.backend import Member, TrialResources, final
+from search.backend import Member, TrialResources, base_task, final
 from search.config import Config
 from search.config import loader as configuration
 from search.frontier import correlation, points
@@ -18,7 +18,7 @@ from search.report import page
 from search.storage import Row, record, results
 from search.storage import files as storage
 from search.study import Study
-from search.trial import BaseModel, base_model
+from search.trial import BaseModel, base_model, times
 
 Say = Callable[[str], None]
 
@@ -49,6 +49,7 @@ class Session:
 
     def finish(self, members: Sequence[Member]) -> None:
         """Write the final frontier of `members` and the report; the run is complete."""
+        members = self._timed(members)
         rows = self.study.rows
         self._export(members, self.record)
         cost = {
@@ -65,6 +66,24 @@ class Session:
             *_failures(rows),
         ):
             self.say(line)
+
+    def _timed(self, members: Sequence[Member]) -> list[Member]:
+        """Members measured whole, those of an earlier session excepted; their rows say it, too."""
+        new = [member.row for member in members if member.row.measured_ms is None]
+        if self.study.cost.latency is None or not new:
+            return list(members)
+        self.say(f"measuring {len(new)} networks whole, one after the other")
+        device, timings = base_task.measure(self.config, self.base, new, self.share)
+        table = times.read(self.base.latency, self.base.channel_graph())
+        if device != table.runtime:
+            self.say(f"measured with {device}, foretold for {table.runtime}: these may differ")
+        known = {row.trial_id: row for row in self.study.rows}
+        for row, found in zip(new, timings, strict=True):
+            row = replace(row, measured_ms=found.median_ms, measured_iqr_ms=found.iqr_ms)
+            self.study.ledger.write(row, replace=True)
+            known[row.trial_id] = row
+        self.study.rows = list(known.values())
+        return [replace(member, row=known[member.row.trial_id]) for member in members]
 
     def put_away(self) -> None:
         """Leave an interrupted run with the frontier so far, and say how to go on."""
@@ -86,6 +105,13 @@ class Session:
             f"{self.record['base_params']:,} parameters, {metric.name} val {metric.show(val)}, "
             f"test {metric.show(test)}"
         )
+        cost = self.study.cost
+        if cost.latency is not None:
+            table = times.read(self.base.latency, self.base.channel_graph())
+            self.say(
+                f"latency: the base model takes {table.measured.ms[0]:.3g} ms for a batch of "
+                f"{table.batch} with {table.runtime}"
+            )
         if not self.study.finished and (asked := base_model.question(self.config)):
             self.say(asked)
         far = 0.03 if metric.fraction else 0.1 * abs(test)
@@ -97,12 +123,6 @@ class Session:
         share = self.share
         device = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus:g} CPU"
         self.say(f"{share.slots} trials at a time, each with {device}")
-        alone = share.gpus >= 1 or share.slots == 1
-        if self.config.search.max_latency_ms is not None and not alone:
-            self.say(
-                "latencies are measured while other trials use the same device: for quiet ones "
-                "give each trial a whole GPU, or on a CPU set resources.max_concurrent to 1"
-            )
 
     def _export(self, members: Sequence[Member], current: Mapping[str, Any]) -> None:
         points.export(self.config.out, members, self.study.rows, dict(current))

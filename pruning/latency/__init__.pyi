@@ -2,6 +2,9 @@ from . import onnx_runtime as onnx_runtime
 from .devices import describe_device as describe_device
 from .devices import device_of as device_of
 from .grid import Grid as Grid
+from .named import RUNTIMES as RUNTIMES
+from .named import runtime_of as runtime_of
+from .named import threads as threads
 from .onnx_runtime import INPUT as INPUT
 from .onnx_runtime import OUTPUT as OUTPUT
 from .onnx_runtime import OnnxRuntime as OnnxRuntime
@@ -9,8 +12,10 @@ from .onnx_runtime import exported as exported
 from .onnx_runtime import quiet as quiet
 from .runtimes import Runtime as Runtime
 from .runtimes import Torch as Torch
+from .runtimes import is_shape as is_shape
 from .staircase import Step as Step
 from .staircase import falls as falls
+from .staircase import followed as followed
 from .staircase import wasted as wasted
 from .store import from_json as from_json
 from .store import measured_table as measured_table

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruning.data import call, moved, repeated
 from pruning.graph import ChannelGraph
 from pruning.reconstruction import Filter, layers_called
 from pruning.training import evaluation_mode
@@ -53,8 +55,13 @@ class LayerCall:
 
 
 @torch.no_grad()
-def layer_calls(model: nn.Module, graph: ChannelGraph) -> tuple[LayerCall, ...]:
-    """Every call of a convolution or linear layer for one image; the model is left as it was."""
+def layer_calls(
+    model: nn.Module, graph: ChannelGraph, example: Any = None
+) -> tuple[LayerCall, ...]:
+    """Every call of a convolution or linear layer for one image; the model is left as it was.
+
+    example: a batch of inputs, where the network takes more than one tensor.
+    """
     found: list[LayerCall] = []
     shapes = {layer.weight: graph.shapes[layer.weight] for layer in graph.layers}
 
@@ -67,5 +74,8 @@ def layer_calls(model: nn.Module, graph: ChannelGraph) -> tuple[LayerCall, ...]:
 
     device = next(model.parameters()).device
     with evaluation_mode(model), layers_called(model, set(shapes), see):
-        model(torch.zeros(1, *graph.input_shape, device=device))
+        if example is None:
+            model(torch.zeros(1, *graph.input_shape, device=device))
+        else:
+            call(model, moved(repeated(example, 1), device))
     return tuple(found)

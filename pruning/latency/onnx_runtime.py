@@ -17,8 +17,8 @@ from torch import nn
 from pruning.errors import UserError
 from pruning.latency.calls import LayerCall
 from pruning.latency.devices import describe_device
-from pruning.latency.runtimes import LAYER_S, NETWORK_S
-from pruning.latency.timing import alone, measure
+from pruning.latency.runtimes import LAYER_S, NETWORK_S, is_shape
+from pruning.latency.timing import Timing, alone, measure
 
 INPUT, OUTPUT = "images", "logits"
 OPSET, IR = 18, 10
@@ -44,18 +44,22 @@ class OnnxRuntime:
     def describe(self) -> str:
         return f"onnxruntime {self.runtime.__version__} float32, {describe_device('cpu')}"
 
-    def layer(self, call: LayerCall, rows: int, columns: int) -> float:
-        shape = call.input_shape(rows, columns, self.batch)
-        session = self._open(self._one_layer(call, rows, columns, shape))
+    def layer(self, layer: LayerCall, rows: int, columns: int) -> float:
+        shape = layer.input_shape(rows, columns, self.batch)
+        session = self._open(self._one_layer(layer, rows, columns, shape))
         x = np.zeros(shape, dtype=np.float32)
         with alone("cpu"):
             return measure(lambda: session.run([OUTPUT], {INPUT: x}), LAYER_S).median_ms
 
-    def network(self, model: nn.Module, shape: tuple[int, ...]) -> float:
-        session = self._session(model.eval(), shape)
-        x = np.zeros((self.batch, *shape), dtype=np.float32)
+    def network(self, model: nn.Module, example: Any) -> Timing:
+        if not is_shape(example):
+            raise UserError(
+                "ONNX Runtime is timed with networks of one tensor only; choose the runtime torch"
+            )
+        session = self._session(model.eval(), example)
+        x = np.zeros((self.batch, *example), dtype=np.float32)
         with alone("cpu"):
-            return measure(lambda: session.run(None, {INPUT: x}), NETWORK_S).median_ms
+            return measure(lambda: session.run(None, {INPUT: x}), NETWORK_S)
 
     def _session(self, model: nn.Module, shape: tuple[int, ...]) -> Any:
         """Export the first network; later ones are the same graph with tensors of their sizes.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from pruning.data import call, moved, repeated
 from pruning.latency.calls import LayerCall
 from pruning.latency.devices import describe_device
-from pruning.latency.timing import alone, measure
+from pruning.latency.timing import Timing, alone, measure
 from pruning.models import settle
 
 LAYER_S = 0.01
@@ -27,12 +28,15 @@ class Runtime(Protocol):
         """Runtime, version, device and threads: equal where the same times can be expected."""
         ...
 
-    def layer(self, call: LayerCall, rows: int, columns: int) -> float:
+    def layer(self, layer: LayerCall, rows: int, columns: int) -> float:
         """Time of one layer alone, with so many channels."""
         ...
 
-    def network(self, model: nn.Module, shape: tuple[int, ...]) -> float:
-        """Time of a whole network in evaluation mode, on inputs of `shape`."""
+    def network(self, model: nn.Module, example: Any) -> Timing:
+        """Time of a whole network in evaluation mode.
+
+        example: the shape of one input, or a batch of inputs as the network is called.
+        """
         ...
 
 
@@ -48,22 +52,31 @@ class Torch:
         return f"torch {torch.__version__} float32, {describe_device(self.device)}"
 
     @torch.inference_mode()
-    def layer(self, call: LayerCall, rows: int, columns: int) -> float:
-        x = torch.zeros(call.input_shape(rows, columns, self.batch), device=self.device)
-        weight = torch.zeros(rows, columns, *call.filter.kernel, device=self.device)
+    def layer(self, layer: LayerCall, rows: int, columns: int) -> float:
+        x = torch.zeros(layer.input_shape(rows, columns, self.batch), device=self.device)
+        weight = torch.zeros(rows, columns, *layer.filter.kernel, device=self.device)
         if x.ndim == 4:
             x = x.to(memory_format=torch.channels_last)
             weight = weight.to(memory_format=torch.channels_last)
         with alone(self.device):
             return measure(
-                lambda: call.filter.apply(x, weight, None), LAYER_S, self.device
+                lambda: layer.filter.apply(x, weight, None), LAYER_S, self.device
             ).median_ms
 
     @torch.inference_mode()
-    def network(self, model: nn.Module, shape: tuple[int, ...]) -> float:
-        model = settle(model, shape, self.device).eval()
-        x = torch.zeros(self.batch, *shape, device=self.device)
-        if x.ndim == 4:
-            x = x.to(memory_format=torch.channels_last)
+    def network(self, model: nn.Module, example: Any) -> Timing:
+        if is_shape(example):
+            model = settle(model, example, self.device).eval()
+            x: Any = torch.zeros(self.batch, *example, device=self.device)
+            if x.ndim == 4:
+                x = x.to(memory_format=torch.channels_last)
+        else:
+            model = model.to(self.device).eval()
+            x = moved(repeated(example, self.batch), self.device)
         with alone(self.device):
-            return measure(partial(model, x), NETWORK_S, self.device).median_ms
+            return measure(partial(call, model, x), NETWORK_S, self.device)
+
+
+def is_shape(example: Any) -> bool:
+    """Whether it is the shape of one input, and no batch of them."""
+    return isinstance(example, tuple) and all(isinstance(n, int) for n in example)

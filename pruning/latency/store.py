@@ -101,12 +101,16 @@ def measured_table(
     lattice: Lattice,
     runtime: Runtime,
     say: Callable[[str], None] = lambda text: None,
+    example: Any = None,
 ) -> LatencyTable:
-    """The table of a network, its layers timed unless they were so on this device before."""
+    """The table of a network, its layers timed unless they were so on this device before.
+
+    example: as `build` takes it.
+    """
     grids = known(runtime)
     before = set(grids)
     try:
-        return build(model, graph, lattice, runtime, grids, say)
+        return build(model, graph, lattice, runtime, grids, say, example=example)
     finally:  # Ctrl-C: what is timed is timed
         if set(grids) - before:
             keep(runtime, grids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -14,6 +15,7 @@ from pruning.latency import grid
 from pruning.latency.calls import layer_calls
 from pruning.latency.grid import Grid
 from pruning.latency.runtimes import Runtime
+from pruning.latency.timing import Timing
 
 FITTED = 12  # whole networks that the correction is fitted to
 
@@ -82,13 +84,15 @@ def build(
     known: dict[str, Grid] | None = None,
     say: Callable[[str], None] = lambda text: None,
     fitted: int = FITTED,
+    example: Any = None,
 ) -> LatencyTable:
     """Time the layers of `model` that `known` lacks, and some whole slim networks; fit the rest.
 
-    known: grids by kind of layer, to which the new ones are added.
+    known: grids by kind of layer, to which the new ones are added. example: a batch of inputs,
+    where the network takes more than one tensor.
     """
     known = {} if known is None else known
-    calls = layer_calls(model, graph)
+    calls = layer_calls(model, graph, example)
     fixed = {layer.weight: _fixed(graph, layer.weight) for layer in graph.layers}
     for name, found in grid.time_layers(
         calls, fixed, runtime, known, lambda done, of: say(f"{done} of {of} kinds of layers timed")
@@ -97,7 +101,8 @@ def build(
     kinds = [(call.weight, grid.named(call, fixed)) for call in calls]
     lines = tuple(line(graph, weight, name, known[name]) for weight, name in kinds)
     widths = spread(graph, lattice, fitted)
-    ms = time_networks(model, graph, runtime, widths)
+    timed = time_networks(model, graph, runtime, widths, example)
+    ms = np.array([each.median_ms for each in timed])
     say(f"{len(ms)} whole networks timed")
     scale, per_value, constant = fit(*features(lines, widths), ms)
     measured = Measured(widths, ms)
@@ -134,15 +139,19 @@ def spread(graph: ChannelGraph, lattice: Lattice, count: int, seed: int = 0) -> 
 
 
 def time_networks(
-    model: nn.Module, graph: ChannelGraph, runtime: Runtime, widths: Iterable[np.ndarray]
-) -> np.ndarray:
-    """Median ms of slim networks of `widths` [N, groups]; which channels stay is no matter."""
+    model: nn.Module,
+    graph: ChannelGraph,
+    runtime: Runtime,
+    widths: Iterable[np.ndarray],
+    example: Any = None,
+) -> list[Timing]:
+    """Times of slim networks of `widths` [N, groups]; which channels stay is no matter."""
     found = []
     for each in widths:
         units = np.maximum(each // np.maximum(graph.granularity, 1), 1)
         slim = cut(model, graph, tuple(np.arange(n) for n in units))
-        found.append(runtime.network(slim, graph.input_shape))
-    return np.array(found)
+        found.append(runtime.network(slim, graph.input_shape if example is None else example))
+    return found
 
 
 def line(graph: ChannelGraph, weight: str, kind: str, found: Grid) -> Line:

@@ -70,7 +70,8 @@ def measure(name: str, shape: tuple[int, ...], runtime: Runtime, count: int) -> 
     foretells = build(model, graph, lat, runtime)
     seconds = time.perf_counter() - began
     widths = spread(graph, lat, count + 1, seed=SEED)[1:]
-    truth = time_networks(model, graph, runtime, widths)
+    timed = time_networks(model, graph, runtime, widths)
+    truth = np.array([each.median_ms for each in timed])
     found = foretells(widths)
     errors = np.abs(found / truth - 1)
     return {

@@ -16,7 +16,7 @@ import ray
 
 from pruning.errors import UserError
 from search import guardian, interrupt
-from search.config import Config
+from search.config import Config, LatencyConfig
 
 # the driver is one thread and must not be told apart from a worker by its thread count
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -182,6 +182,12 @@ def share(config: Config) -> TrialResources:
             "is yet to grow set resources.max_concurrent to the trials it may grow to"
         )
     return TrialResources(cpus, gpus, min(fits, most or fits))
+
+
+def node_of(options: LatencyConfig) -> dict[str, Any]:
+    """What `ray.remote` takes to run on the node that latencies are measured on."""
+    gpus = 1.0 if options.runtime == "torch:cuda" else 0.0
+    return {"num_cpus": 0, "num_gpus": gpus, "resources": {str(options.node): 0.01}}
 
 
 def worker_device(config: Config) -> str:

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pruning.errors import UserError
 from search.config import Config
 from search.storage import files
+from search.trial import times
 
 PACKAGES = ("slimfront", "torch", "ray")
 TIMEOUT = 300.0  # s for all nodes to answer: a first worker imports torch, maybe from a slow disk
@@ -57,6 +58,30 @@ def check_nodes(config: Config, gpus: float) -> None:
     # a head without CPUs runs no trial, but the driver that writes RUN may run there
     wanted = [n for n in nodes if n["NodeID"] == here or n["Resources"].get("CPU")]
     judge(config.out, versions(), _ask(config.out, wanted, gpus), gpus)
+
+
+def check_clock(config: Config, gpus: float) -> None:
+    """UserError where the latencies that a search asks for can be measured nowhere."""
+    options = config.latency
+    if not times.wanted(config.search):
+        return
+    if options.node is None:
+        if options.runtime == "torch:cuda" and not gpus:
+            raise UserError(
+                "latency.runtime torch:cuda: trials have no GPU here; set resources.gpus_per_trial "
+                "to 1, or latency.node to the resource of a node that has one"
+            )
+        return
+    there = ray.cluster_resources()
+    if not there.get(options.node):
+        raise UserError(
+            f"latency.node {options.node}: no node of this Ray offers that resource; start one "
+            f"""with ray start --resources='{{"{options.node}": 1}}'"""
+        )
+    if options.runtime == "torch:cuda" and there.get("GPU", 0) < gpus + 1:
+        raise UserError(
+            f"latency.node {options.node}: torch:cuda needs a GPU there besides that of a trial"
+        )
 
 
 def check_joined(config: Config) -> None:

@@ -60,11 +60,12 @@ def _profile(subject: str, options: ProfileOptions, as_json: bool) -> None:
 
     from rich.console import Console
 
+    from pruning.latency import runtime_of
     from pruning.models import resolve
     from search import deploy
     from search.commands import profiling
 
-    runtime = None if options.latency is None else deploy.runtime_of(options.latency)
+    runtime = None if options.latency is None else runtime_of(options.latency)
 
     network = resolve(model.name, model.args, trust=model.trust_factory)
     found, problem = profiling.profile(network, shape, search)

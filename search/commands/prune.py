@@ -65,7 +65,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     method = own.method or settings.search.method
     if len(loader.method_names(method)) > 1:
         parser.error(f"CONFIG names several methods ({method}); choose one with --method")
-    search = replace(settings.search, method=method, seeds=False)
+    search = replace(settings.search, method=method, seeds=False, cost="macs", max_latency_ms=None)
     if own.repair:
         search = replace(search, repair=own.repair)
     settings = replace(settings, search=search)

@@ -10,6 +10,7 @@ from .schema import NAMED as NAMED
 from .schema import SEGMENTATION as SEGMENTATION
 from .schema import Config as Config
 from .schema import DataConfig as DataConfig
+from .schema import LatencyConfig as LatencyConfig
 from .schema import ModelConfig as ModelConfig
 from .schema import SearchConfig as SearchConfig
 from .validation import is_local as is_local

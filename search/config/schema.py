@@ -45,8 +45,9 @@ class SearchConfig:
     """How slim versions are proposed, pruned, stopped and kept.
 
     Args:
-        cost: What is saved: macs (multiply-accumulates for one image) or params (parameters).
-            Proposals, the frontier, the hypervolume and early stopping go by it.
+        cost: What is saved: macs (multiply-accumulates for one image), params (parameters) or
+            latency (time of a batch, foretold as `latency` says). Proposals, the frontier, the
+            hypervolume and early stopping go by it; the others are shown beside it.
         method: Pruning method: gain-curve, another method's name, a comma list of names, or all.
         proposal: What the sampler chooses: widths (a global ratio and bounded offsets), threshold
             (the method's own scalars), or mixed (each trial one of the two).
@@ -66,10 +67,11 @@ class SearchConfig:
             null is no limit.
         min_macs: Fewest MACs for one image, written like max_macs; null is no limit.
         max_params: Most parameters, written like max_macs; null is no limit.
-        max_latency_ms: Longest time for one batch, in ms or as "60%" of the base model's; null is
-            no limit.
+        max_latency_ms: Longest time for one batch, in ms or as "60%" of the base model's, foretold
+            as `latency` says; null is no limit.
         divisor: Widths are multiples of this; auto leaves at least eight steps a group (16
-            channels: 2, 32: 4, 64 and more: 8).
+            channels: 2, 32: 4, 64 and more: 8), and where latency is saved follows the widths at
+            which time falls.
         repair: What is done to the weights that stay: none, compensate (least squares), feedback
             (layer by layer, undoing the errors of earlier cuts), or auto (what belongs to the
             method). BN is always re-estimated.
@@ -103,7 +105,7 @@ class SearchConfig:
             trials nor for the frontier.
     """
 
-    cost: Literal["macs", "params"] = "macs"
+    cost: Literal["macs", "params", "latency"] = "macs"
     method: str = "gain-curve"
     proposal: Literal["widths", "threshold", "mixed"] = "widths"
     offsets: Literal["auto", "group", "stage", "none"] = "auto"
@@ -166,6 +168,28 @@ class ResourceConfig:
 
 
 @dataclass(frozen=True)
+class LatencyConfig:
+    """What milliseconds are of, where a search saves or limits latency.
+
+    The layers are timed once on a grid of channels, before the trials; the frontier's members are
+    measured whole at the end.
+
+    Args:
+        runtime: What runs the network: torch (CPU), torch:cuda, or onnxruntime (CPU; needs
+            slimfront[export]).
+        batch: Images of a batch.
+        threads: CPU threads of the runtime.
+        node: Ray resource of the node to measure on (that of ray start
+            --resources='{"board": 1}'); null is where the base model is prepared.
+    """
+
+    runtime: Literal["torch", "torch:cuda", "onnxruntime"] = "torch"
+    batch: int = 1
+    threads: int = 1
+    node: str | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """The run.
 
@@ -188,6 +212,7 @@ class Config:
     base: RecipeConfig = field(default_factory=lambda: RecipeConfig(epochs=30.0, warmup=0.1))
     finetune: RecipeConfig = field(default_factory=RecipeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
     resources: ResourceConfig = field(default_factory=ResourceConfig)
     trials: int = 24
     out: str = "runs/search"

@@ -22,6 +22,8 @@ def validate(config: Config) -> None:
     _need(bool(config.task.strip()), "task", repr(config.task), "a task's name")
     _validate_search(config.search, shares=built_in)
     _validate_limits(config.search)
+    _need(config.latency.batch >= 1, "latency.batch", config.latency.batch, "1 or more")
+    _need(config.latency.threads >= 1, "latency.threads", config.latency.threads, "1 or more")
     _validate_resources(config.resources)
     _validate_paths(config)
     _need(config.base.epochs > 0, "base.epochs", config.base.epochs, "above 0")

@@ -6,6 +6,5 @@ from . import latencies as latencies
 from . import onnx as onnx
 from .dashboards import distributions as distributions
 from .onnx import Deployed as Deployed
-from .time_profile import runtime_of as runtime_of
 from .time_profile import show_times as show_times
 from .time_profile import time_profile_of as time_profile_of

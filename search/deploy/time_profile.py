@@ -6,27 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from pruning.errors import UserError
 from pruning.graph import lattice, trace
 from pruning.latency import (
     LatencyTable,
-    OnnxRuntime,
     Runtime,
     Step,
-    Torch,
-    device_of,
     falls,
     measured_table,
+    threads,
     wasted,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-RUNTIMES = ("torch", "torch:cuda", "onnxruntime")
 SHOWN = 12  # layers
 
 
@@ -44,16 +39,6 @@ class TimeProfile:
     wasted: Mapping[str, tuple[int, ...]]
 
 
-def runtime_of(name: str) -> Runtime:
-    """A runtime by name; UserError where there is none or its package is missing."""
-    kind, _, device = name.partition(":")
-    if kind == "torch":
-        return Torch(device_of(device or "cpu"))
-    if name == "onnxruntime":
-        return OnnxRuntime()
-    raise UserError(f"--latency {name}: choose {', '.join(RUNTIMES)}")
-
-
 def time_profile_of(
     model: nn.Module,
     shape: tuple[int, ...],
@@ -66,14 +51,9 @@ def time_profile_of(
     """Time the layers of `model` and some slim versions, on one thread, with progress."""
     graph = trace(model, shape, keep=keep)
     lat = lattice(graph, divisor, least=min_width)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with console.status(f"timing with {runtime.name} …") as status:
-            table: LatencyTable = measured_table(model, graph, lat, runtime, status.update)
+    with threads(1), console.status(f"timing with {runtime.name} …") as status:
+        table: LatencyTable = measured_table(model, graph, lat, runtime, status.update)
         described = runtime.describe()
-    finally:
-        torch.set_num_threads(threads)
     steps = {each.name: falls(table, graph, lat, g) for g, each in enumerate(graph.groups)}
     return TimeProfile(
         runtime=described,

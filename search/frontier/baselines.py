@@ -19,6 +19,7 @@ from search.frontier.margin import margin
 from search.frontier.points import to_csv
 from search.pareto import MACS, TOP1, CostAxis, Metric
 from search.storage import Row, arch_hash, files, table_schema
+from search.study import predicted
 from search.trial import BaseModel, Job, final_training
 
 Point = Mapping[str, Any]
@@ -30,6 +31,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("macs_share", pa.float64(), "share of the base model's MACs"),
     ("params", pa.int64(), "parameters"),
+    ("predicted_ms", pa.float64(), "milliseconds for a batch, foretold; null where none are"),
     ("score_val_mean", pa.float64(), "fraction, over seeds"),
     ("score_test_mean", pa.float64(), "fraction, over seeds"),
     ("score_test_std", pa.float64(), "fraction, over seeds; null for one seed"),
@@ -75,6 +77,7 @@ def plan(config: Config, base: BaseModel, shares: Sequence[float]) -> list[OneSh
                 widths=vector,
                 macs=problem.cost.macs(widths),
                 params=problem.cost.params(widths),
+                predicted_ms=predicted(problem.cost, widths),
                 status="complete",
             )
             found.append(OneShot(row, share, base.measured_s.get(name, 0.0), spent))
@@ -132,6 +135,7 @@ def _record(
         "macs": row.macs,
         "macs_share": row.macs / base_macs,
         "params": row.params,
+        "predicted_ms": row.predicted_ms,
         "score_val_mean": member.val_mean,
         "score_test_mean": float(np.mean(test)),
         "score_test_std": float(np.std(test, ddof=1)) if len(test) > 1 else None,

@@ -31,6 +31,9 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("macs_share", pa.float64(), "share of the base model's MACs"),
     ("params", pa.int64(), "parameters"),
+    ("predicted_ms", pa.float64(), "milliseconds for a batch, foretold; null where none are"),
+    ("measured_ms", pa.float64(), "milliseconds for a batch, median of the whole network"),
+    ("measured_iqr_ms", pa.float64(), "milliseconds, interquartile range"),
     ("score_val", pa.float64(), "fraction, validation split, the exported weights"),
     ("score_val_mean", pa.float64(), "fraction, over seeds"),
     ("score_val_std", pa.float64(), "fraction, over seeds; null for one seed"),
@@ -43,6 +46,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 NAMES = [name for name, _, _ in _COLUMNS]
 MODEL = "model.safetensors"
+TIMES = ("predicted_ms", "measured_ms", "measured_iqr_ms")
 
 
 def export(
@@ -125,6 +129,7 @@ def frontier_table(members: Sequence[Member], base_macs: int, metric: Metric = T
                 "macs": row.macs,
                 "macs_share": row.macs / base_macs,
                 "params": row.params,
+                **{name: getattr(row, name) for name in TIMES},
                 "score_val": best.val,
                 "score_val_mean": float(np.mean(val)),
                 "score_val_std": _std(val),

@@ -86,7 +86,7 @@ def _plain(value: Any) -> bool:
 
 def _config(value: Any) -> bool:
     """Sections are mappings, and the names of model and data text."""
-    sections = ("model", "data", "base", "finetune", "search", "resources")
+    sections = ("model", "data", "base", "finetune", "search", "latency", "resources")
     return (
         isinstance(value, dict)
         and all(isinstance(value.get(section, {}), dict) for section in sections)
@@ -125,7 +125,7 @@ COMPARISON: Mapping[str, Check] = {
     "margin": optional(number),
     "verdict": optional(text),
 }
-_NUMBERS = ("score_", "latency_ms_", "latency_iqr_ms_", "macs_")
+_NUMBERS = ("score_", "latency_ms_", "latency_iqr_ms_", "macs_", "predicted_", "measured_")
 
 
 RENAMED: Mapping[str, str] = {

@@ -48,6 +48,7 @@ STILL = ("out", "trials", "model.trust_factory", "search.retry_failed", "search.
 # what a search writes into its run, besides run.json and the lease of its driver
 WRITTEN = (
     "base.safetensors",
+    "latency.json",
     "trials",
     "trials.parquet",
     "checkpoints",

@@ -164,9 +164,9 @@ def so_far(rows: Sequence[Row], metric: Metric = TOP1, axis: CostAxis = MACS) ->
     from search.pareto import front
 
     done = [row for row in rows if row.status == "complete" and row.score_val is not None]
-    names = ("trial_id", "method", "widths", "macs", "params", "score_val", "checkpoint")
+    names = "trial_id method widths macs params predicted_ms measured_ms score_val checkpoint"
     return [
-        {"rank": rank} | {name: getattr(done[i], name) for name in names}
+        {"rank": rank} | {name: getattr(done[i], name) for name in names.split()}
         for rank, i in enumerate(front.front(front.points_of(done, metric, axis)))
     ]
 

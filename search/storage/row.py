@@ -27,6 +27,9 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("widths", pa.list_(pa.int32()), "channels per group"),
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("params", pa.int64(), "parameters"),
+    ("predicted_ms", pa.float64(), "milliseconds for a batch, foretold; null where none are"),
+    ("measured_ms", pa.float64(), "milliseconds, median, of members of the frontier"),
+    ("measured_iqr_ms", pa.float64(), "milliseconds, interquartile range"),
     ("score_pruned", pa.float64(), "fraction, validation split, right after the cut"),
     ("score_repaired", pa.float64(), "fraction, validation split, before any gradient step"),
     ("score_val", pa.float64(), "fraction, validation split"),
@@ -104,7 +107,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Outcome):
-    """One finished trial: what it was, and how it ended; `macs` and `params` as achieved.
+    """One finished trial: what it was, and how it ended; costs as achieved.
 
     `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
     asked. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
@@ -117,6 +120,9 @@ class Row(Outcome):
     widths: tuple[int, ...] = dataclasses.field()  # a row without any has an empty one
     macs: int
     params: int
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    measured_iqr_ms: float | None = None
 
     @property
     def number(self) -> int:

@@ -1,5 +1,6 @@
 from . import limits as limits
 from .candidate import Candidate as Candidate
+from .candidate import predicted as predicted
 from .ehvi.finalists import finalists as finalists
 from .factory import make_study as make_study
 from .halving import Halving as Halving

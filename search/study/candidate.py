@@ -49,14 +49,15 @@ class Limits:
     max_macs: float | None = None
     min_macs: float | None = None
     max_params: float | None = None
+    max_latency_ms: float | None = None
 
     def upper(self, cost: Cost) -> dict[str, tuple[Callable[[np.ndarray], Any], float]]:
         """What is bounded from above, by the bound's name: as a function of widths; the bound."""
-        known = {"max_macs": cost.macs, "max_params": cost.params}
+        known = {"max_macs": cost.macs, "max_params": cost.params, "max_latency_ms": cost.latency}
         return {
-            name: (known[name], bound)
-            for name in known
-            if (bound := getattr(self, name)) is not None
+            name: (of, bound)
+            for name, of in known.items()
+            if of is not None and (bound := getattr(self, name)) is not None
         }
 
     def constraints(self, cost: Cost, widths: np.ndarray) -> dict[str, float]:
@@ -185,6 +186,7 @@ class Candidate:
             proposal=self.proposal,
             macs=int(cost.macs(widths)) if widths.size else 0,
             params=int(cost.params(widths)) if widths.size else 0,
+            predicted_ms=predicted(cost, widths),
             **values,
         )
 
@@ -202,3 +204,9 @@ class Candidate:
         if values["widths"] is not None:
             values["widths"] = tuple(int(w) for w in values["widths"])
         return cls(**values)
+
+
+def predicted(cost: Cost, widths: Sequence[int] | np.ndarray) -> float | None:
+    """Milliseconds that widths are foretold to take; None where nothing foretells them."""
+    vector = np.array(widths, dtype=np.int64)
+    return float(cost.latency(vector)) if cost.latency is not None and vector.size else None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pruning.methods import Problem, State
 from search.config import Config, method_names
 from search.pareto import TOP1, Metric, Strata
-from search.storage import Ledger
+from search.storage import Ledger, Row
 from search.study import limits as reach
 from search.study import spaces, warm_start
-from search.study.candidate import StudyOptions
+from search.study.candidate import StudyOptions, predicted
 from search.study.study import Study
 
 
@@ -33,7 +34,7 @@ def make_study(
     options = StudyOptions(
         sampler=config.search.sampler,
         seeds=plan,
-        warm=Ledger(config.search.warm_start).rows() if config.search.warm_start else (),
+        warm=_warm(config.search.warm_start, problem),
         limits=limits,
         recipe=config.finetune.told() | {"repair": config.search.repair},
         seed=config.seed,
@@ -43,3 +44,16 @@ def make_study(
         metric=metric,
     )
     return Study(space, Ledger(config.out), cost, problem.lattice, options)
+
+
+def _warm(place: str | None, problem: Problem) -> Sequence[Row]:
+    """Rows of another run; their milliseconds are this run's, which may have another device."""
+    if place is None:
+        return ()
+    groups = len(problem.graph.groups)
+    return [
+        replace(row, predicted_ms=predicted(problem.cost, row.widths))
+        if len(row.widths) == groups
+        else row
+        for row in Ledger(place).rows()
+    ]

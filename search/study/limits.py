@@ -22,7 +22,7 @@ def limits(search: SearchConfig, problem: Problem) -> Limits:
     if not problem.graph.groups:
         raise UserError("no channels of this network can be removed; slimfront profile says why")
 
-    def absolute(key: str, base: int, smallest: int, unit: str) -> float | None:
+    def absolute(key: str, base: float, smallest: float, unit: str) -> float | None:
         value, name = getattr(search, key), f"search.{key}"
         if value is None:
             return None
@@ -33,6 +33,11 @@ def limits(search: SearchConfig, problem: Problem) -> Limits:
         min_macs=absolute("min_macs", cost.base_macs, 0, "MACs"),
         max_params=absolute(
             "max_params", cost.base_params, int(cost.params(lat.low)), "parameters"
+        ),
+        max_latency_ms=None
+        if cost.latency is None
+        else absolute(
+            "max_latency_ms", float(cost.latency(lat.high)), float(cost.latency(lat.low)), "ms"
         ),
     )
     if found.min_macs is not None and found.min_macs > cost.base_macs:
@@ -50,7 +55,7 @@ def limits(search: SearchConfig, problem: Problem) -> Limits:
     return found
 
 
-def reached(asked: quantity.Quantity, said: str, base: int, smallest: int, unit: str) -> float:
+def reached(asked: quantity.Quantity, said: str, base: float, smallest: float, unit: str) -> float:
     """The amount of what was asked for; UserError where even the smallest slim version has more.
 
     said: how it was asked for; base, smallest: of the whole network and of the narrowest.
@@ -149,7 +154,7 @@ def _steps(widths: np.ndarray, stepped: np.ndarray) -> np.ndarray:
 
 def _own(cost: Cost) -> str:
     """Name of the upper limit on what is to be saved."""
-    return f"max_{cost.objective}"
+    return "max_latency_ms" if cost.objective == "latency" else f"max_{cost.objective}"
 
 
 def _largest(cost: Cost, lat: Lattice, bounds: Limits) -> np.ndarray:

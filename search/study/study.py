@@ -240,10 +240,10 @@ class Study:
     def _sparse_share(self) -> float:
         strata = self.options.strata
         assert strata is not None
-        costs = [self.axis.of(row) for row in self.rows if row.status == "complete"]
-        # a bin in which nothing is feasible must not draw for ever
-        costs += [self.axis.of(row) for row in self.rows if row.status == "infeasible"] * INFEASIBLE
-        costs += [candidate.asked for candidate, _ in self.running.values()]
+        ended = [row for row in self.rows if row.status == "complete"]
+        # a bin in which nothing is feasible must not draw for ever; without widths there is no time
+        ended += [r for r in self.rows if r.status == "infeasible" and r.widths] * INFEASIBLE
+        costs = [*map(self.axis.of, ended), *(c.asked for c, _ in self.running.values())]
         return strata.sparse_share(np.array(costs) / self.axis.base, self._rng())
 
     def _rng(self, *keys: int) -> np.random.Generator:

@@ -2,6 +2,7 @@ from . import base_model as base_model
 from . import final_training as final_training
 from . import latency as latency
 from . import memory as memory
+from . import times as times
 from . import trial as trial
 from .base_model import BaseModel as BaseModel
 from .final_training import Job as Job

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, lattice, plain, trace
+from pruning.latency import followed
 from pruning.methods import Problem, State
 from pruning.models import ModelInfo, checkpoint, files, write_tensors
 from search import tasks
@@ -23,7 +23,7 @@ from search.pareto import TOP1, CostAxis, Metric
 from search.study import PATH, limits
 from search.tasks import TaskError, Workload
 from search.trial import base_cache as states
-from search.trial import whole_model
+from search.trial import times, whole_model
 
 FILE = "base.safetensors"  # of a run
 
@@ -50,6 +50,7 @@ class BaseModel:
     given: Given = field(default_factory=Given)  # what has no name to build it by
     metric: Metric = TOP1
     tested: int = 0
+    latency: str = ""  # the table that foretells times, as JSON; "" where none is needed
 
     def task(self, config: Config, device: str) -> Workload:
         """The task that the trials are trained and scored by, its data read."""
@@ -60,11 +61,15 @@ class BaseModel:
 
     def problem(self, search: SearchConfig) -> Problem:
         """The widths that a search may visit, and what it saves."""
-        return problem(self.channel_graph(), search)
+        return problem(self.channel_graph(), search, self.latency)
 
     def axis(self, search: SearchConfig) -> CostAxis:
         """What a search saves, as people are told of it."""
-        return CostAxis(search.cost, self.problem(search).cost.base)
+        base = float(self.problem(search).cost.base)
+        if search.cost != "latency":
+            return CostAxis(search.cost, int(base))
+        table = times.read(self.latency, self.channel_graph())
+        return CostAxis(search.cost, base, table.runtime, table.batch)
 
     def model(self, config: Config) -> nn.Module:
         """The whole network with its weights, on the CPU, in eval mode."""
@@ -83,11 +88,19 @@ def measured_methods(search: SearchConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*method_names(search.method), *((PATH,) if search.seeds else ()))))
 
 
-def problem(graph: ChannelGraph, search: SearchConfig) -> Problem:
-    """The widths that this search may visit."""
+def problem(graph: ChannelGraph, search: SearchConfig, table: str = "") -> Problem:
+    """The widths that this search may visit, and what it saves.
+
+    table: of times, as JSON; without one, nothing but MACs and parameters can be told.
+    """
     divisor = None if search.divisor == "auto" else search.divisor
     lat = lattice(graph, divisor, search.min_ratio, search.min_width)
-    return Problem(graph, lat, search.cost)
+    if not table:
+        return Problem(graph, lat, "macs" if search.cost == "latency" else search.cost)
+    foretold = times.read(table, graph)
+    if search.cost == "latency" and divisor is None:
+        lat = followed(foretold, graph, lat)
+    return Problem(graph, lat, search.cost, foretold)
 
 
 def prepare(
@@ -95,16 +108,18 @@ def prepare(
     stored: str | None = None,
     given: Given | None = None,
     *,
+    table: str = "",
     device: str = "cpu",
     say: Callable[[str], None] = print,
     check: Callable[[Problem], object] | None = None,
+    clock: Callable[..., str] = times.table_of,
 ) -> BaseModel:
     """Load or train the base model, trace it, score it, and let the methods measure it.
 
-    `stored`: file of an earlier session's base model, used instead. `given`: network (trained) and
-    images that have no name. `check` may refuse the problem before anything is trained, besides
-    the search's own limits. Raises UserError for whatever is wrong with data, weights or their
-    fit; writes nothing.
+    `stored`: file of an earlier session's base model, used instead, and `table` its times. `given`:
+    network (trained) and images that have no name. `check` may refuse the problem before anything
+    is trained, besides the search's own limits; `clock` times it, as `times.table_of` does. Raises
+    UserError for whatever is wrong with data, weights or their fit; writes nothing.
     """
     given = given or Given()
     notes: list[str] = []
@@ -117,7 +132,19 @@ def prepare(
     work = tasks.open_task(task, config, device)
     for line in work.notes:
         note(line)
-    refuse = partial(_refuse, config.search, check, work.example)
+
+    def refuse(net: nn.Module) -> None:
+        nonlocal table
+        net = plain(net)
+        graph, search = trace(net, work.example, keep=config.search.keep), config.search
+        if times.wanted(search):
+            widths = problem(graph, search).lattice
+            table = clock(net, graph, widths, config.latency, times.example_of(work), say)
+        asked = problem(graph, search, table)
+        limits.limits(search, asked)
+        if check is not None:
+            check(asked)
+
     try:
         net, seconds = whole_model.build(config, stored, given, task, work, say, note, refuse)
         net = work.settle(plain(net)).eval()  # weights that it computes become its own
@@ -142,6 +169,7 @@ def prepare(
         notes=tuple(notes),
         metric=work.metric,
         tested=work.tested,
+        latency=table,
     )
 
 
@@ -156,7 +184,9 @@ def _scored(net: nn.Module, graph: ChannelGraph, work: Workload, split: str) -> 
 
 
 def store(base: BaseModel, out: str) -> None:
-    """Write the base model into the run at `out`, as `base.safetensors`."""
+    """Write the base model into the run at `out`, as `base.safetensors`, and its times."""
+    if base.latency:
+        files.write(files.join(out, times.FILE), base.latency.encode())
     tensors = {name: tensor(array) for name, array in base.weights.items()}
     metadata = {"slimfront": str(checkpoint.FORMAT), "info": base.info.to_json()}
     write_tensors(files.join(out, FILE), tensors, metadata)
@@ -182,16 +212,3 @@ def question(config: Config) -> str | None:
     if config.model.weights is None or config.task not in NAMED:
         return None
     return tasks.DOUBT
-
-
-def _refuse(
-    search: SearchConfig,
-    check: Callable[[Problem], object] | None,
-    example: Any,
-    net: nn.Module,
-) -> None:
-    """UserError where no slim version of the network meets the limits."""
-    asked = problem(trace(net, example, keep=search.keep), search)
-    limits.limits(search, asked)
-    if check is not None:
-        check(asked)

@@ -12,10 +12,8 @@ from torch import nn
 from pruning.data import call, moved, repeated
 from pruning.latency import measure
 from pruning.models import settle
-from search.config import quantity
 
 MEASURE_S = 0.8
-SEARCH_S = 0.1  # in a search, where each trial pays for it
 
 
 @dataclass(frozen=True)
@@ -62,41 +60,3 @@ def of_call(
     """
     found = measure(call, MEASURE_S if seconds is None else seconds, device)
     return Latency(batch, found.median_ms, found.iqr_ms, found.runs)
-
-
-@dataclass(frozen=True)
-class Limit:
-    """`search.max_latency_ms` in a worker, with what the base model takes there."""
-
-    most_ms: float
-    base: Latency
-    example: Any
-    device: str
-
-    def violation(self, model: nn.Module) -> str:
-        """Why a slim model is too slow, for its row's reason; "" if it is not."""
-        found = of_model(model, self.example, self.base.batch, self.device, SEARCH_S)
-        if found.median_ms <= self.most_ms:
-            return ""
-        return (
-            f"max_latency_ms missed by {found.median_ms / self.most_ms - 1:.1%}: "
-            f"{found.median_ms:.3g} ms at batch {found.batch} (base {self.base.median_ms:.3g} ms)"
-        )
-
-
-def limit(
-    text: str | float | None,
-    base: nn.Module,
-    example: Any,
-    device: str = "cpu",
-    batch: int = 1,
-) -> Limit | None:
-    """The limit that `search.max_latency_ms` sets ("2.5", or "60%" of the base); None without one.
-
-    The base model is measured here, on the device where the slim ones will be.
-    """
-    if text is None:
-        return None
-    most = quantity.parse(text, "search.max_latency_ms")
-    measured = of_model(base, example, batch, device)
-    return Limit(most.of(measured.median_ms), measured, example, device)

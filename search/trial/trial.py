@@ -23,7 +23,6 @@ from pruning.training import EpochResult, Recipe
 from search.config import Config
 from search.study import Candidate
 from search.tasks import Workload
-from search.trial import latency
 from search.trial.attempts import Report, guarded
 from search.trial.base_model import BaseModel
 from search.trial.memory import keep_kernels
@@ -49,7 +48,6 @@ class TrialContext:
     task: Workload
     states: Mapping[str, State]
     device: str
-    limit: latency.Limit | None = None
 
     @classmethod
     def open(cls, config: Config, base: BaseModel, device: str = "cpu") -> TrialContext:
@@ -65,7 +63,6 @@ class TrialContext:
             task=task,
             states=base.states,
             device=device,
-            limit=latency.limit(config.search.max_latency_ms, model, task.example, device),
         )
 
     def score(self, model: nn.Module, split: str = "val") -> float:
@@ -144,10 +141,6 @@ def _attempt(
         report |= {"score_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
         report |= {"score_repaired": recalibrated, "score_val": recalibrated, "state": REPAIRED}
     report |= {"widths": widths.tolist(), "epochs": 0.0, "finetune_s": 0.0, "curve": []}
-    if work.limit and (slow := work.limit.violation(model)):
-        spent = time.perf_counter() - began
-        yield report | {"status": "infeasible", "reason": slow, "wall_s": spent}
-        return
     if epochs:
         yield report | {"wall_s": time.perf_counter() - began}
         order = work.task.shared_order(work.config.seed)

@@ -86,6 +86,27 @@ def test_channels_go_where_the_gain_is() -> None:
         assert share[favourite] == share.max()
 
 
+def test_a_budget_of_milliseconds_or_parameters_is_spent_like_one_of_macs() -> None:
+    """On a device whose time is MACs the widths are the same; what saves no time stays whole."""
+    graph = sample_models.graph("resnet20")
+    curves = gain_curves(sample_models.model("resnet20"), graph, _batches("resnet20"))
+    by_macs, lat = _problem(graph), lattice(graph)
+    plain = Problem(graph, lat, "latency", lambda w: by_macs.cost.macs(w) * 2.0**-20)
+    for share in (0.3, 0.6):
+        expected = allocate(curves, by_macs, share * by_macs.cost.base)
+        assert (allocate(curves, plain, share * plain.cost.base) == expected).all()
+
+    free = np.arange(len(graph.groups)) < 4
+    weight = np.where(free, 0.0, 1.0)
+    timed = Problem(graph, lat, "latency", lambda w: (weight * w**2).sum(-1) / 100)
+    widths = allocate(curves, timed, 0.4 * timed.cost.base)
+    assert timed.cost.of(widths) <= 0.4 * timed.cost.base
+    assert (widths[free] == graph.widths[free]).all()
+    slim = Problem(graph, lat, "params")
+    widths = allocate(curves, slim, 0.4 * slim.cost.base)
+    assert 0.35 * slim.cost.base < slim.cost.params(widths) <= 0.4 * slim.cost.base
+
+
 @pytest.mark.parametrize("dead", [0, 2])
 def test_what_a_layer_reads_besides_counts_as_known(dead: int) -> None:
     """The same numbers as with those columns handed to the greedy order; dead channels or none."""

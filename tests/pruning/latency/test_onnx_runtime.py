@@ -42,10 +42,10 @@ def test_slim_versions_run_in_the_graph_of_the_whole_one(monkeypatch, shuffle: b
     model = Small(shuffle).eval()
     graph = trace(model, (3, 8, 8))
     runtime = OnnxRuntime()
-    assert runtime.network(model, (3, 8, 8)) > 0
+    assert runtime.network(model, (3, 8, 8)).median_ms > 0
     half = tuple(np.arange(group.units // 2) for group in graph.groups)
     slim = cut(model, graph, half)
-    assert runtime.network(slim, (3, 8, 8)) > 0
+    assert runtime.network(slim, (3, 8, 8)).median_ms > 0
     assert len(exports) == (2 if shuffle else 1)  # a shuffle has its number of channels in it
 
 

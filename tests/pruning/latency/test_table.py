@@ -12,10 +12,12 @@ from torch import nn
 
 from pruning.graph import Cost, cut, lattice, trace
 from pruning.latency import (
+    Timing,
     Torch,
     alone,
     build,
     falls,
+    followed,
     from_json,
     measured_table,
     spread,
@@ -51,7 +53,7 @@ class Machine:
         positions = int(np.prod(-(-np.array(call.size, dtype=int) // stride)))
         return self.ms(rows, columns * int(np.prod(call.filter.kernel, dtype=int)), positions)
 
-    def network(self, model: nn.Module, shape: tuple[int, ...]) -> float:
+    def network(self, model: nn.Module, example: tuple[int, ...]) -> Timing:
         total = [OVERHEAD]
 
         def see(layer: nn.Module, args: object, out: torch.Tensor) -> None:
@@ -62,10 +64,10 @@ class Machine:
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         hooks = [layer.register_forward_hook(see) for layer in layers]
         with torch.no_grad():
-            model(torch.zeros(1, *shape))
+            model(torch.zeros(1, *example))
         for hook in hooks:
             hook.remove()
-        return sum(total)
+        return Timing(sum(total), 0.0, 1)
 
 
 @pytest.fixture(scope="module", params=["resnet20", "torchvision:mobilenet_v2"])
@@ -99,7 +101,8 @@ def test_what_is_linear_on_the_machine_is_foretold_exactly(network) -> None:  # 
     table = build(model, graph, lat, machine)
     widths = spread(graph, lat, 6, seed=7)
     truth = [
-        machine.network(cut(model, graph, _keep(graph, row)), graph.input_shape) for row in widths
+        machine.network(cut(model, graph, _keep(graph, row)), graph.input_shape).median_ms
+        for row in widths
     ]
     np.testing.assert_allclose(table(widths), truth, rtol=1e-6)
     assert table(widths[2]) == pytest.approx(truth[2], rel=1e-6)
@@ -150,6 +153,25 @@ def test_stairs_are_found_where_the_machine_has_them() -> None:
     assert steps[0].share == 1 and steps[4].ms < steps[3].ms
     flat = Machine(lanes=1)
     assert wasted(falls(build(model, graph, lat, flat), graph, lat, graph.index["0"])) == ()
+
+
+@pytest.mark.parametrize(("lanes", "expected"), [(1, 4), (4, 4), (16, 16)])
+def test_the_automatic_divisor_follows_the_stairs(lanes: int, expected: int) -> None:
+    """On a machine of 16 lanes only multiples of 16 save time; on one without any step stays."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 8, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    graph = trace(model, (3, 16, 16))
+    lat = lattice(graph, floor=0.1)
+    found = followed(build(model, graph, lat, Machine(lanes), fitted=6), graph, lat)
+    group = graph.index["0"]
+    assert (lat.step[group], found.step[group]) == (4, expected)
+    assert found.low[group] % expected == 0 and (found.high == lat.high).all()
 
 
 def test_layers_of_a_real_network_run_alone_in_torch() -> None:

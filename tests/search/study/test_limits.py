@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pruning.methods import Problem
@@ -20,11 +21,16 @@ from search.study.study import Study
 from tests.search.spaces import accuracy, network
 
 
+def stairs(widths: np.ndarray) -> Any:
+    """ms of a device with 4 lanes: channels go four at a time, and a call has its price."""
+    return 0.2 + 0.01 * (np.ceil(widths / 4) ** 2).sum(-1)
+
+
 def make(tmp_path: Path, **settings: Any) -> Study:
     """The study that a run with these settings would have, without its base model's states."""
     graph, _, lat = network("digits")
     search = replace(SearchConfig(), method="uniform", **settings)
-    problem = Problem(graph, lat, search.cost)
+    problem = Problem(graph, lat, search.cost, stairs)
     limits = limiting.limits(search, problem)
     low, high = limiting.shares(limits, problem.cost)
     space, low, high = spaces.make(search, problem, {"uniform": {}}, low, high, limits)
@@ -45,6 +51,10 @@ def make(tmp_path: Path, **settings: Any) -> Study:
         {"cost": "params", "max_macs": "15%"},
         {"cost": "params", "max_params": "30%", "min_macs": "20%"},
         {"cost": "params", "max_params": "40%", "max_macs": "40%", "min_macs": "20%"},
+        {"max_latency_ms": "40%"},
+        {"max_latency_ms": 1.0, "max_macs": "40%", "min_macs": "10%"},
+        {"cost": "latency", "max_macs": "30%"},
+        {"cost": "latency", "max_latency_ms": "60%", "max_params": "30%", "min_macs": "10%"},
     ],
     ids=str,
 )
@@ -62,6 +72,8 @@ def test_finding_7_4_only_feasible_networks_are_proposed(
         top1 = accuracy(graph, candidate.widths)
         study.tell(candidate.trial_id, Outcome(status="complete", score_val=top1))
     assert len(asked) == 24
+    for row in study.rows:
+        assert row.predicted_ms == pytest.approx(stairs(np.array(row.widths)))
     assert {row.status for row in study.rows} == {"complete"}
 
 

@@ -72,23 +72,6 @@ def test_on_a_gpu_by_events() -> None:
     assert found.median_ms > 0
 
 
-def test_limit_of_a_search() -> None:
-    base = Sleeper(0.004)
-    assert latency.limit(None, base, (1, 2, 2)) is None
-    limit = latency.limit("50%", base, (1, 2, 2))
-    assert limit is not None
-    assert limit.most_ms == limit.base.median_ms / 2
-    assert limit.violation(Sleeper(0.0)) == ""
-    reason = limit.violation(Sleeper(0.02))
-    assert reason.startswith("max_latency_ms missed by ")
-    assert "at batch 1 (base " in reason
-    absolute = latency.limit("2.5", base, (1, 2, 2), batch=2)
-    assert absolute is not None
-    assert (absolute.most_ms, absolute.base.batch) == (2.5, 2)
-    with pytest.raises(UserError, match="max_latency_ms"):
-        latency.limit("fast", base, (1, 2, 2))
-
-
 def test_columns_are_written_with_units_and_replaced(tmp_path: Path) -> None:
     place = make_run(tmp_path, make_rows(3))
     said: list[str] = []
