@@ -181,6 +181,8 @@ def closest(key: str, known: Iterable[str], dashes: str = "", count: int = 3) ->
     near = difflib.get_close_matches(key.split(".")[-1], leaves, 1)
     found = difflib.get_close_matches(key, names, count, 0.75)
     found += [name for name in names if name.split(".")[-1] in near]
+    if own := [name for name in names if name.startswith(f"{key}.")]:
+        found = own  # a section: what it holds is nearer than what is spelt alike
     section = key.split(".")[0] + "."
     found = found or [name for name in names if name.startswith(section)]
     chosen = list(dict.fromkeys(found))[:count]

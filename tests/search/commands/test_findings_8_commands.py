@@ -162,7 +162,7 @@ def test_finding_8_7_one_notation_of_amounts(text: str) -> None:
     from search.frontier import select
 
     assert quantity.parse(text, "search.max_macs").of(200.0) == 100.0
-    assert select.parse_cost(text, {"base_macs": 200}).bound == 100.0
+    assert select.parse_cost(text, {"base_macs": 200}).most == 100.0
     assert select.parse_score(text) == 0.5
     assert [a.of(200.0) for a in notation.amounts(f"[{text},60M]", "--macs")] == [100.0, 60e6]
 
