@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,16 +13,14 @@ from typing import Any
 import ray
 
 from pruning.errors import UserError
-from search import guardian, interrupt
+from search import guardian, interrupt, joining
 from search.config import Config, LatencyConfig
 
 # the driver is one thread and must not be told apart from a worker by its thread count
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-ANSWER_S = 5.0  # for a cluster's port to answer
 TRIES = "RAY_gcs_server_port_wait_time_s"  # a second each, to reach a cluster's server
-LOCKED = re.compile(r"unauthenticated|authentication|auth[ _]token", re.I)
 HANDLERS = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"  # of its C++
 CONTEXT = 2**30
 """Bytes of a GPU that CUDA and its libraries take for each process; PyTorch's cap is without."""
@@ -56,11 +52,11 @@ def connect(config: Config, **options: Any) -> None:
     """
     if ray.is_initialized():
         return
-    address = address_of(config)
+    address = joining.address_of(config)
     defaults: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         defaults["include_dashboard"] = False
-    _check_answers(_found(address))
+    joining.check(address)
     try:
         if address == "local":
             guardian.begin()
@@ -88,11 +84,8 @@ def _explained(address: str, error: Exception) -> UserError | None:
     """What went wrong as Ray was joined or started, with the remedy; None where that is unknown."""
     text = str(error).strip()
     # what the server said is in the cause; without a token to give, Ray does not ask it
-    if LOCKED.search(f"{type(error).__name__} {text} {error.__cause__}"):
-        return UserError(
-            f"the Ray cluster at {address} asks for a token; put it into ~/.ray/auth_token or "
-            "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
-        )
+    if joining.LOCKED.search(f"{type(error).__name__} {text} {error.__cause__}"):
+        return joining.locked(address)
     if "timed out during startup" in text:  # a bare Exception, where a machine is too busy
         return UserError(
             "Ray did not start on this machine in time; give the command again once it is less busy"
@@ -118,47 +111,6 @@ def _soon(address: str) -> Iterator[None]:
         del os.environ[TRIES]
 
 
-def _found(address: str) -> str:
-    """What Ray makes of `auto`: a cluster of this machine. UserError where it knows of none.
-
-    Where this Ray looks for it in another way, the word stays, and Ray is to say.
-    """
-    if address != "auto":
-        return address
-    try:
-        from ray._private.services import get_ray_address_from_environment as find
-
-        return str(find(address, None))
-    except (ImportError, TypeError):
-        return address
-    except OSError as error:  # no cluster, or no access to what tells of it
-        raise UserError(
-            "no Ray cluster on this machine for the address auto; start one (ray start --head), "
-            "or leave out resources.address and RAY_ADDRESS"
-        ) from error
-
-
-def _check_answers(address: str) -> None:
-    """UserError where nothing listens at HOST:PORT: Ray itself would try for minutes, silently."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return  # local, auto, or another of Ray's own words
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
-            return
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(
-            f"no Ray cluster at {address} ({why}); start one, or leave out resources.address and "
-            "RAY_ADDRESS to run on this machine"
-        ) from error
-
-
-def address_of(config: Config) -> str:
-    """Of the cluster to join (a Ray job's own, say); local where a private Ray is meant."""
-    return config.resources.address or os.environ.get("RAY_ADDRESS") or "local"
-
-
 def share(config: Config) -> TrialResources:
     """What a trial takes of the connected cluster. UserError if not even one trial fits.
 
@@ -172,7 +124,7 @@ def share(config: Config) -> TrialResources:
     if gpus:
         fits = min(fits, int(total.get("GPU", 0.0) / gpus + 1e-6))
     most = config.resources.max_concurrent
-    if most and address_of(config) != "local":
+    if most and joining.address_of(config) != "local":
         return TrialResources(cpus, gpus, most)
     if fits < 1:
         has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"

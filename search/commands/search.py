@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search import interrupt
+from search import interrupt, joining
 from search.config import loader
 
 
@@ -12,6 +12,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     """Search as [CONFIG] and flags say, then show the frontier."""
     with interrupt.at_once():
         chosen = loader.parse(argv, prog)[1]
+        joining.check(joining.address_of(chosen))  # before what takes seconds to load
 
         from rich.console import Console
 

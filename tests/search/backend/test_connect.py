@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pruning.errors import UserError
+from search import joining
 from search.backend import cluster
 from search.config.schema import Config, ResourceConfig
 from tests.conftest import REPOSITORY
@@ -52,7 +53,7 @@ def test_finding_7_10_an_absent_cluster_is_told_at_once(
     form: str, by: str, closed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = form.format(closed)
-    monkeypatch.setattr(cluster, "ANSWER_S", 1.0)
+    monkeypatch.setattr(joining, "ANSWER_S", 1.0)
     if by == "environment":
         monkeypatch.setenv("RAY_ADDRESS", address)
         config = Config()
@@ -79,8 +80,36 @@ def test_finding_7_10_a_locked_cluster_is_told_from_an_absent_one(
 
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(joining, "_check_server", lambda address: None)  # only Ray finds it out
     with pytest.raises(UserError, match=words):
         cluster.connect(Config(resources=ResourceConfig(address=f"127.0.0.1:{listening}")))
+
+
+@pytest.mark.usefixtures("_no_ray")
+def test_finding_7_10_what_listens_and_is_no_ray_is_told_in_time(
+    listening: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "SERVER_S", 0.5)
+    with pytest.raises(UserError, match=r"no Ray cluster at .*gave no answer in 0.5 s"):
+        cluster.connect(Config(resources=ResourceConfig(address=f"127.0.0.1:{listening}")))
+
+
+def test_finding_7_10_it_is_told_before_anything_is_loaded(closed: int, tmp_path: Path) -> None:
+    """Neither PyTorch nor Ray, which take seconds where much else runs."""
+    code = (
+        "import sys; from search.cli import main; "
+        "code = main(sys.argv[1:]); print(code, {'ray', 'torch'} & set(sys.modules))"
+    )
+    words = ["search", "digits", f"--out={tmp_path}/run", f"--resources.address=127.0.0.1:{closed}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.stdout.strip() == "2 set()", done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("_no_ray")
@@ -115,7 +144,7 @@ def test_finding_7_11_this_ray_finds_clusters_as_is_thought_and_another_is_left_
         "temp_dir",
     ]
     monkeypatch.delattr(services, "get_ray_address_from_environment")
-    assert cluster._found("auto") == "auto"
+    assert joining._found("auto") == "auto"
 
 
 def _client(address: str, out: Path, env: dict[str, str]) -> tuple[int, str]:
@@ -130,8 +159,8 @@ def _client(address: str, out: Path, env: dict[str, str]) -> tuple[int, str]:
         timeout=PATIENCE_S,
         cwd=REPOSITORY,
     )
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stderr.strip().splitlines()[-1]
+    (line,) = done.stderr.strip().splitlines()
+    return done.returncode, line
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import safetensors.torch
 from pruning.errors import UserError
 from pruning.models import checkpoint, registry
 from pruning.models.tensors import read_tensors
+from search import joining
 from search.backend import cluster
 from search.cli import main
 from search.config.schema import Config, ModelConfig
@@ -124,7 +125,7 @@ def test_finding_7_1_compare_joins_no_cluster_that_the_run_names(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(["compare", str(run)]) == 2
     assert main(["compare", str(run), "--address", "mine:6379"]) == 2
-    assert [cluster.address_of(config) for config in seen] == ["local", "mine:6379"]
+    assert [joining.address_of(config) for config in seen] == ["local", "mine:6379"]
     assert all(config.resources.storage_path is None for config in seen)
 
 
