@@ -87,8 +87,8 @@ def _check_server(address: str) -> None:
     if not re.fullmatch(r"[^/]+:\d+", address):
         return  # a proxy for clients of Ray's, or a word of its own
     try:
-        from ray._private.authentication import authentication_token_setup as setup
         from ray import _raylet
+        from ray._private.authentication import authentication_token_setup as setup
 
         # as ray.init does: without a token to give, the C++ below would end the process
         getattr(setup, "maybe_enable_token_auth_if_token_available", _nothing)()

@@ -22,6 +22,7 @@ from search.trial import Latency, latency
 TOLERANCE = 1e-4  # of the largest output
 BATCHES = (1, 3)  # neither is the batch of the tracing
 TRACED = 2
+MOST = 200  # characters of an exporter's words
 OUTPUTS = "outputs"  # of the metadata of an ONNX file
 
 Runner = Callable[..., list[np.ndarray]]
@@ -110,10 +111,17 @@ def _write(kind: Format, model: nn.Module, info: ModelInfo, how: Signature, path
     try:
         kind.write(model, info, how, path)
     except Exception as error:  # whatever the exporter meets in somebody's network
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{info.model} cannot be exported as {kind.name}: {first}; try another --format"
+            f"{info.model} cannot be exported as {kind.name}: {_reason(error)}; try another "
+            "--format"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an exporter met: it wraps that in advice for its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), "")[:MOST] or type(error).__name__
 
 
 def write_onnx(model: nn.Module, info: ModelInfo, how: Signature, path: str) -> None:
