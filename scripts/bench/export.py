@@ -28,7 +28,7 @@ from pruning.graph.cost import Cost
 from pruning.graph.widths import fit
 from pruning.models import checkpoint
 from pruning.models.registry import resolve
-from search.deploy import onnx
+from search.deploy import formats, onnx
 from search.storage import files as storage
 from search.storage import results
 
@@ -103,12 +103,13 @@ def by_name(name: str) -> list[Model]:
 def _family(
     base: Model, slims: Sequence[Model], batches: Sequence[int], folder: str
 ) -> list[list[object]]:
-    kind, short = onnx.get("onnx"), base.name.rpartition(":")[2]
+    kind, short = formats.get("onnx"), base.name.rpartition(":")[2]
     files, runs = [], []
     for i, model in enumerate((base, *slims)):
-        path = os.path.join(folder, f"{short}-{i}.onnx")
-        files.append(onnx.deploy(model.net, model.info, kind, path, ()))
-        runs.append(kind.open(path))
+        own = os.path.join(folder, f"{short}-{i}")
+        os.makedirs(own, exist_ok=True)
+        files.append(onnx.deploy(model.net, model.info, kind, own, ()))
+        runs.append(kind.open(files[-1].place))
     rows: list[list[object]] = []
     for batch in batches:
         shape = (batch, *base.info.input_shape)
