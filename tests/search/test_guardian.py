@@ -25,7 +25,7 @@ guardian.begin()
 first = guardian._guardian
 guardian.begin()
 assert guardian._guardian is first, "one for a process"
-own = [subprocess.Popen([name, "60"]) for name in sys.argv[1:]]
+own = [subprocess.Popen([name, "60"], stdout=subprocess.DEVNULL) for name in sys.argv[1:]]
 print(*(each.pid for each in own), flush=True)
 time.sleep(60)
 """
