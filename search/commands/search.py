@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from search import interrupt, joining
 from search.config import loader
+from search.storage import record
 
 
 def run(argv: Sequence[str], prog: str) -> None:
     """Search as [CONFIG] and flags say, then show the frontier."""
     with interrupt.at_once():
         chosen = loader.parse(argv, prog)[1]
-        joining.check(joining.address_of(chosen))  # before what takes seconds to load
+        if not record.nothing_to_do(chosen):  # else no cluster is needed
+            joining.check(joining.address_of(chosen))  # before what takes seconds to load
 
         from rich.console import Console
 

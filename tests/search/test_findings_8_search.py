@@ -128,7 +128,8 @@ def test_finding_8_10_a_finished_search_again_needs_neither_torch_nor_ray(tmp_pa
     assert record.nothing_to_do(config)
     code = (
         "import sys; from search.cli import main; "
-        f"code = main(['search', 'digits', '--out', {place!r}, '--trials', '6']); "
+        f"code = main(['search', 'digits', '--out', {place!r}, '--trials', '6', "
+        "'--resources.address', '127.0.0.1:1']); "  # where no cluster is
         "heavy = {'torch', 'ray', 'optuna'} & set(sys.modules); sys.exit(' '.join(heavy) or code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
