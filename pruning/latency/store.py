@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from torch import nn
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Lattice
 from pruning.latency.grid import Grid
+from pruning.latency.rest import Rest
 from pruning.latency.runtimes import Runtime
 from pruning.latency.table import LatencyTable, Measured, build, line
 from pruning.models import files
 
-FORMAT = 1
+FORMAT = 2
 logger = logging.getLogger(__name__)
 
 
@@ -32,9 +35,7 @@ def to_json(table: LatencyTable) -> str:
             "format": FORMAT,
             "runtime": table.runtime,
             "batch": table.batch,
-            "scale": table.scale,
-            "per_value": table.per_value,
-            "constant": table.constant,
+            "rest": asdict(table.rest) | {"held": _finite(table.rest.held)},
             "lines": [[each.weight, each.kind] for each in table.lines],
             "grids": {name: _plain(found) for name, found in grids.items()},
             "measured": {
@@ -54,15 +55,23 @@ def from_json(text: str, graph: ChannelGraph) -> LatencyTable:
     measured = data["measured"]
     return LatencyTable(
         lines=tuple(line(graph, weight, kind, grids[kind]) for weight, kind in data["lines"]),
-        scale=float(data["scale"]),
-        per_value=float(data["per_value"]),
-        constant=float(data["constant"]),
+        rest=_rest(data["rest"]),
         measured=Measured(
             np.array(measured["widths"], dtype=np.int64), np.array(measured["ms"], dtype=float)
         ),
         runtime=str(data["runtime"]),
         batch=int(data["batch"]),
     )
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _rest(data: Mapping[str, Any]) -> Rest:
+    held = math.inf if data["held"] is None else float(data["held"])
+    names = [each.name for each in fields(Rest) if each.name != "held"]
+    return Rest(**{name: float(data[name]) for name in names}, held=held)
 
 
 def known(runtime: Runtime) -> dict[str, Grid]:

@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import lsq_linear
 from torch import nn
 
 from pruning.graph import ChannelGraph, Lattice, channel_counts, cut
 from pruning.latency import grid
 from pruning.latency.calls import layer_calls
 from pruning.latency.grid import Grid
+from pruning.latency.rest import Rest, fit
 from pruning.latency.runtimes import Runtime
 from pruning.latency.timing import Timing
 
-FITTED = 12  # whole networks that the correction is fitted to
+FITTED = 20  # whole networks that the correction is fitted to
 
 
 @dataclass(frozen=True)
 class Line:
     """One call of a layer: its grid, and its channels as affine functions of the widths.
 
-    positions: values that it writes for one image and output channel.
+    positions: values that it writes for one image and output channel; taps: sides of its kernel,
+    multiplied.
     """
 
     weight: str
@@ -33,6 +34,7 @@ class Line:
     rows: tuple[np.ndarray, int]
     columns: tuple[np.ndarray, int]
     positions: int
+    taps: int
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Foretells a batch's time in ms: scale · Σ layers + per_value · values written + constant.
-
-    The three numbers are fitted to whole networks; what lies between layers (batch norms, sums,
-    activations) is in them.
-    """
+    """Foretells a batch's time in ms from the times of the layers and what else there is."""
 
     lines: tuple[Line, ...]
-    scale: float
-    per_value: float
-    constant: float
+    rest: Rest
     measured: Measured
     runtime: str
     batch: int
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """W: int [N, groups] (or [groups]) to ms float64 [N] (or a scalar)."""
-        rows = np.atleast_2d(widths)
-        layers, values = features(self.lines, rows)
-        ms = self.scale * layers + self.per_value * values + self.constant
+        ms = self.rest(features(self.lines, np.atleast_2d(widths)))
         return ms if np.ndim(widths) == 2 else ms[0]
 
     def layers(self, widths: np.ndarray) -> dict[str, float]:
@@ -71,7 +65,7 @@ class LatencyTable:
         rows = np.atleast_2d(widths)
         found: dict[str, float] = {}
         for line in self.lines:
-            own = self.scale * float(_layer(line, rows)[0])
+            own = self.rest.scale * float(_layer(line, rows)[0])
             found[line.weight] = found.get(line.weight, 0.0) + own
         return found
 
@@ -104,30 +98,19 @@ def build(
     timed = time_networks(model, graph, runtime, widths, example)
     ms = np.array([each.median_ms for each in timed])
     say(f"{len(ms)} whole networks timed")
-    scale, per_value, constant = fit(*features(lines, widths), ms)
-    measured = Measured(widths, ms)
-    return LatencyTable(
-        lines, scale, per_value, constant, measured, runtime.describe(), runtime.batch
-    )
+    rest = fit(features(lines, widths), ms)
+    return LatencyTable(lines, rest, Measured(widths, ms), runtime.describe(), runtime.batch)
 
 
-def features(lines: Sequence[Line], widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the layers' times in ms, and values that layers write: float64 [N] each."""
-    layers, values = np.zeros(len(widths)), np.zeros(len(widths))
+def features(lines: Sequence[Line], widths: np.ndarray) -> np.ndarray:
+    """The layers' times in ms, the values that they write, their weights: float64 [N, 3]."""
+    found = np.zeros((len(widths), 3))
     for line in lines:
-        layers += _layer(line, widths)
-        values += line.positions * _count(line.rows, widths)
-    return layers, values
-
-
-def fit(layers: np.ndarray, values: np.ndarray, ms: np.ndarray) -> tuple[float, float, float]:
-    """Scale, ms per value and constant that bring the least relative squared error."""
-    sizes = np.array([1.0, 1 / max(values.max(), 1.0), 1.0])
-    a = np.stack([layers, values, np.ones(len(ms))], axis=1) * sizes / ms[:, None]
-    # layers are slower or faster together, by what they pass on in the caches
-    low, high = [0.2, -np.inf, 0.0], [5.0, np.inf, np.inf]
-    found = lsq_linear(a, np.ones(len(ms)), (low, high)).x * sizes
-    return float(found[0]), float(found[1]), float(found[2])
+        rows = _count(line.rows, widths)
+        found[:, 0] += _layer(line, widths)
+        found[:, 1] += line.positions * rows
+        found[:, 2] += line.taps * rows * _count(line.columns, widths)
+    return found
 
 
 def spread(graph: ChannelGraph, lattice: Lattice, count: int, seed: int = 0) -> np.ndarray:
@@ -158,7 +141,7 @@ def line(graph: ChannelGraph, weight: str, kind: str, found: Grid) -> Line:
     """A call of a layer with the grid of its kind."""
     layer = next(each for each in graph.layers if each.weight == weight)
     rows, columns = (channel_counts(graph, weight, axis) for axis in (0, 1))
-    return Line(weight, kind, found, rows, columns, layer.positions)
+    return Line(weight, kind, found, rows, columns, layer.positions, layer.kernel)
 
 
 def _fixed(graph: ChannelGraph, weight: str) -> tuple[bool, bool]:

@@ -20,6 +20,7 @@ from pruning.latency import (
     followed,
     from_json,
     measured_table,
+    rest,
     spread,
     to_json,
     wasted,
@@ -119,7 +120,7 @@ def test_kinds_of_layers_are_timed_once(network, tmp_path: Path, monkeypatch) ->
     assert machine.layers == timed
     np.testing.assert_array_equal(again(first.measured.widths), first(first.measured.widths))
     (kept,) = (tmp_path / "latency").iterdir()
-    kept.write_text('{"format": 1, "grids": {"x": {"rows": [1], "columns": [], "ms": [[1]]}}}')
+    kept.write_text('{"format": 2, "grids": {"x": {"rows": [1], "columns": [], "ms": [[1]]}}}')
     measured_table(model, graph, lat, machine)  # a damaged file is no harm: timed again
     assert machine.layers == 2 * timed
 
@@ -212,3 +213,18 @@ def test_one_measures_at_a_time() -> None:
 def _keep(graph, widths):  # type: ignore[no-untyped-def]
     units = widths // np.maximum(graph.granularity, 1)
     return tuple(np.arange(count) for count in units)
+
+
+def test_what_the_caches_do_not_hold_is_found_in_whole_networks() -> None:
+    """Layers alone are twice as fast as in a network whose weights come from further away."""
+    rng = np.random.default_rng(0)
+    weights = np.sort(rng.uniform(1e4, 1e6, 80))
+    features = np.stack([weights * rng.uniform(0.5, 1.5, 80), rng.uniform(1, 9, 80), weights], 1)
+    some = np.arange(0, 80, 4)
+    held = 0.1 * weights[some].max()
+    truth = features @ [1.2, 0.5, 0.1] + 3.0 * np.maximum(weights - held, 0) + 400.0
+    found = rest.fit(features[some], truth[some])
+    assert found.held == pytest.approx(held)
+    np.testing.assert_allclose(found(features), truth, rtol=1e-5)
+    plain = rest.fit(features[some], truth[some] - 3.0 * np.maximum(weights[some] - held, 0))
+    assert plain.held == np.inf and plain.per_weight == pytest.approx(0.1, rel=1e-3)
