@@ -43,7 +43,8 @@ def fit(features: np.ndarray, ms: np.ndarray) -> Rest:
     best = min(errors, key=errors.__getitem__)
     if not errors[best] < BETTER * _left_out(features, ms, math.inf) - SLACK:
         best = math.inf
-    return Rest(*_solved(features, ms, best).tolist(), held=best)
+    scale, value, weight, spilled, constant = _solved(features, ms, best).tolist()
+    return Rest(scale, value, weight, spilled, constant, best)
 
 
 def _columns(features: np.ndarray, held: float) -> np.ndarray:
