@@ -18,7 +18,7 @@ from search.report import page
 from search.storage import Row, record, results
 from search.storage import files as storage
 from search.study import Study
-from search.trial import BaseModel, base_model, times
+from search.trial import BaseModel, base_model
 
 Say = Callable[[str], None]
 
@@ -62,6 +62,7 @@ class Session:
         if expected := growth.outlook(rows, self.reference):
             self.say(expected)
         for line in (
+            *map(str, filter(None, [correlation.foretold(map(vars, rows))])),
             *correlation.remarks(rows, self.study.axis, self.base.metric),
             *_failures(rows),
         ):
@@ -74,16 +75,15 @@ class Session:
             return list(members)
         self.say(f"measuring {len(new)} networks whole, one after the other")
         device, timings = base_task.measure(self.config, self.base, new, self.share)
-        table = times.read(self.base.latency, self.base.channel_graph())
-        if device != table.runtime:
-            self.say(f"measured with {device}, foretold for {table.runtime}: these may differ")
-        known = {row.trial_id: row for row in self.study.rows}
+        if device != (known := self.record["base"]["latency"]["runtime"]):
+            self.say(f"measured with {device}, foretold for {known}: these may differ")
+        rows = {row.trial_id: row for row in self.study.rows}
         for row, found in zip(new, timings, strict=True):
             row = replace(row, measured_ms=found.median_ms, measured_iqr_ms=found.iqr_ms)
             self.study.ledger.write(row, replace=True)
-            known[row.trial_id] = row
-        self.study.rows = list(known.values())
-        return [replace(member, row=known[member.row.trial_id]) for member in members]
+            rows[row.trial_id] = row
+        self.study.rows = list(rows.values())
+        return [replace(member, row=rows[member.row.trial_id]) for member in members]
 
     def put_away(self) -> None:
         """Leave an interrupted run with the frontier so far, and say how to go on."""
@@ -105,12 +105,11 @@ class Session:
             f"{self.record['base_params']:,} parameters, {metric.name} val {metric.show(val)}, "
             f"test {metric.show(test)}"
         )
-        cost = self.study.cost
-        if cost.latency is not None:
-            table = times.read(self.base.latency, self.base.channel_graph())
+        if found := self.record["base"].get("latency"):
             self.say(
-                f"latency: the base model takes {table.measured.ms[0]:.3g} ms for a batch of "
-                f"{table.batch} with {table.runtime}"
+                f"latency: the base model takes {found['measured_ms']:.3g} ms (predicted "
+                f"{found['predicted_ms']:.3g}) for a batch of {found['batch']} with "
+                f"{found['runtime']}"
             )
         if not self.study.finished and (asked := base_model.question(self.config)):
             self.say(asked)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.config import Parser
-from search.frontier import ChooseOptions, select
+from search.frontier import ChooseOptions, correlation, select
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +66,7 @@ def read(place: str, options: ChooseOptions | None = None) -> Record:
 
 def show(place: str, console: Console, options: ChooseOptions | None = None) -> Record:
     """Print the frontier of a run as a table; returns what `read` does."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
@@ -83,28 +84,37 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
         return found
     chosen = options is not None and options.given
     tested = any(point.get("score_test_mean") is not None for point in points)
-    timed = any(point.get("latency_ms_b1") is not None for point in points)
+    times = {"predicted_ms": "predicted [ms]", "measured_ms": "measured", "latency_ms_b1": "ms"}
+    times = {
+        name: label
+        for name, label in times.items()
+        if name != axis.column and any(point.get(name) is not None for point in points)
+    }
     state = "" if found["finished"] else ", so far"
     number = f"point {points[0].get('rank', 0)}" if chosen else f"{len(points)} points"
-    table = Table(title=escape(f"{number} on the frontier of {place}{state}, {metric.name}"))
-    columns = ["#", axis.heading] + ["of base"] * bool(axis.base)
-    columns += [*(other.heading for other in axis.others), metric.column("val")]
+    title = escape(f"{number} on the frontier of {place}{state}, {metric.name}")
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ["#", "ms" if axis.timed else axis.heading] + ["of base"] * bool(axis.base)
+    others = axis.others[: 1 if times else None]  # what a terminal has room for
+    columns += [*times.values(), *(other.heading for other in others), metric.column("val")]
     columns += [metric.column("test")] * tested
-    for column in columns + ["ms"] * timed:
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
     for i, point in enumerate(points):
         cells = [str(point.get("rank", i)), axis.number(axis.of(point))]
         cells += [f"{axis.share(point):.1%}"] if axis.base else []
-        cells += [other.number(other.of(point)) for other in axis.others]
+        cells += [_ms(point.get(name)) for name in times]
+        cells += [other.number(other.of(point)) for other in others]
         val = point.get("score_val_mean", point.get("score_val"))
         test, std = point.get("score_test_mean"), point.get("score_test_std")
         cells += [metric.number(val)]
         cells += [metric.number(test) + metric.spread(std)] * tested
-        cells += [_ms(point.get("latency_ms_b1"))] * timed
         by = results.pruned_by(str(point["method"]), point["macs"], base)
         table.add_row(*cells, escape(by))
     console.print(table)
+    if agreement := correlation.foretold(points):
+        console.print(str(agreement), highlight=False)
     if chosen and points[0].get("checkpoint"):
         line = f'pruning.load("{points[0]["checkpoint"]}")'
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -142,6 +142,7 @@ def _attributes(row: Row) -> dict[str, Any]:
 
 
 def _metrics(row: Row) -> dict[str, float]:
-    names = "macs params score_pruned score_repaired score_val prune_s finetune_s wall_s".split()
+    costs, times = "macs params predicted_ms measured_ms", "prune_s finetune_s wall_s"
+    names = f"{costs} score_pruned score_repaired score_val {times}".split()
     values = {name: getattr(row, name) for name in names}
     return {n: float(v) for n, v in values.items() if v is not None and math.isfinite(v)}

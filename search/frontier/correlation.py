@@ -1,10 +1,11 @@
-"""Accuracy of repaired networks, before any gradient step, beside that at the end."""
+"""What is foretold beside what came: scores before training and at the end, milliseconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,39 @@ class Correlation:
             f"the end does: rank correlation {self.spearman:.2f} (Spearman; 1 is the same order, "
             f"0 none; Kendall {self.kendall:.2f}; {self.trials} trials)"
         )
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Predicted beside measured times of whole networks: rank correlation and median error."""
+
+    spearman: float
+    median_error: float
+    networks: int
+
+    def __str__(self) -> str:
+        return (
+            f"predicted and measured latencies of {self.networks} networks: rank correlation "
+            f"{self.spearman:.2f} (Spearman), median error {self.median_error:.1%}"
+        )
+
+
+def foretold(points: Iterable[Mapping[str, Any]]) -> Foretold | None:
+    """Of points or rows that have both times; None for fewer than three."""
+    pairs = [
+        (point["predicted_ms"], point["measured_ms"])
+        for point in points
+        if point.get("predicted_ms") is not None and point.get("measured_ms") is not None
+    ]
+    if len(pairs) < 3:
+        return None
+    from scipy import stats
+
+    predicted, measured = np.array(pairs, dtype=np.float64).T
+    if not (np.ptp(predicted) > 0 and np.ptp(measured) > 0):
+        return None
+    spearman = float(stats.spearmanr(predicted, measured).statistic)
+    return Foretold(spearman, float(np.median(np.abs(predicted / measured - 1))), len(pairs))
 
 
 def remarks(rows: Sequence[Row], axis: CostAxis, metric: Metric = TOP1) -> Iterator[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from search.config import Parser
 
 Point = Mapping[str, Any]
+TIMES = ("measured_ms", "predicted_ms", "latency_ms_b1")  # what "ms" means: the first there is
 _COST = re.compile(r"(?P<value>.*?)\s*(?P<what>macs?|params?|parameters)?", re.I)
 
 
@@ -44,7 +45,8 @@ def add_arguments(parser: Parser) -> None:
         metavar="COST",
         help='take the best point that costs at most this: "60M MACs" for one image, '
         '"50% MACs" of the base model\'s, "2M params", "40% params", "50%" of what the run saves, '
-        'or "2.5ms" (latency at batch 1, once slimfront export RUN --latency has measured it)',
+        'or "2.5ms" (as the run measured or foretold it, else at batch 1 as slimfront export RUN '
+        "--latency has measured it)",
     )
     parser.add_argument(
         "--at_least",
@@ -130,7 +132,7 @@ def parse_cost(text: str, record: Mapping[str, Any]) -> Bound:
     axis = results.axis_of(record)
     value, what = match["value"], (match["what"] or "").lower()
     if value.lower().endswith("ms") and match["what"] is None:
-        return Bound("latency_ms_b1", quantity.parse(value, "--at-most_ms").of(1.0), "ms")
+        return Bound("ms", quantity.parse(value, "--at-most_ms").of(1.0), "ms")
     try:
         found = quantity.parse(value, "--at-most")
     except UserError:
@@ -167,7 +169,8 @@ def _at(point: Point, bound: Bound) -> str:
 
 
 def _cost_of(point: Point, bound: Bound) -> float:
-    value = point.get(bound.column)
+    names = TIMES if bound.column == "ms" else (bound.column,)
+    value = next((point[name] for name in names if point.get(name) is not None), None)
     if value is None:
         raise UserError(
             "the frontier has no latencies; measure them with slimfront export RUN --latency"

@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from search.pareto import CostAxis
+from search.report import times
 from search.report.plots import BLUE, GREEN, GREY, ORANGE, RED, Choice, Figure, dots, layout
 from search.storage import Point, Results, Row, pruned_by, score
 
@@ -17,9 +18,17 @@ _SYMBOLS = ("diamond", "square", "triangle-up", "cross", "x")
 def frontier(run: Results) -> Choice:
     """Score against what is saved, first; MACs, parameters and, where it was measured, latency."""
     found = {}
-    for axis in (run.axis, *run.axis.others):
+    shown, timed = [run.axis, *run.axis.others], times.axis(run)
+    if timed is not None and timed != run.axis:
+        shown.append(timed)
+    for axis in shown:
         base = axis.base or run.record.get(f"base_{axis.column}")
-        found[axis.word] = _against(run, axis.column, base, axis.title)
+        label = f"predicted {axis.word}" if axis.timed else axis.word
+        found[label] = _against(run, axis.column, base, axis.title)
+    if timed is not None and any(p.get("measured_ms") is not None for p in run.points):
+        base = times.base_of(run).get("measured_ms")
+        title = timed.title.replace("predicted", "measured")
+        found["measured latency"] = _against(run, "measured_ms", base, title)
     for column in sorted({name for point in run.points for name in point}):
         if column.startswith("latency_ms_b") and column.removeprefix("latency_ms_b").isdigit():
             batch = column.removeprefix("latency_ms_b")
@@ -31,19 +40,18 @@ def frontier(run: Results) -> Choice:
 
 def _against(run: Results, column: str, base: float | None, title: str) -> Figure:
     """Score against one cost. Trials and baselines are drawn where they have that cost."""
-    metric, times = run.metric, run.metric.scale
-    timed = "ms" in column.split("_")
-    counts = CostAxis("latency" if timed else "macs")
+    metric, to_screen = run.metric, run.metric.scale
+    counts = CostAxis("latency" if "ms" in column.split("_") else "macs")
     scale, unit = counts.scaled([p.get(column) for p in run.points] + [base])
     members = {point.get("trial_id") for point in run.points}
-    trials = [] if column.startswith("latency") else run.complete
+    trials = [row for row in run.complete if getattr(row, column, None) is not None]
     other = [row for row in trials if row.trial_id not in members]
     points = [point for point in run.points if point.get(column) is not None]
     tested = [point for point in points if point.get("score_test_mean") is not None]
     data = [
         dots(
             [getattr(row, column) / scale for row in other],
-            [times * (row.score_val or 0.0) for row in other],
+            [to_screen * (row.score_val or 0.0) for row in other],
             "other trials, val",
             GREY,
             [_about_row(row, run) for row in other],
@@ -51,19 +59,19 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
         ),
         dots(
             [point[column] / scale for point in points],
-            [times * _val(point) for point in points],
+            [to_screen * _val(point) for point in points],
             "frontier, val",
             BLUE,
             [about(point, run) for point in points],
         ),
         dots(
             [point[column] / scale for point in tested],
-            [times * point["score_test_mean"] for point in tested],
+            [to_screen * point["score_test_mean"] for point in tested],
             "frontier, test (mean ± std)",
             ORANGE,
             [about(point, run) for point in tested],
             size=8,
-            error=[times * (point.get("score_test_std") or 0.0) for point in tested],
+            error=[to_screen * (point.get("score_test_std") or 0.0) for point in tested],
         ),
         *_baselines(run, column, scale),
     ]
@@ -73,7 +81,7 @@ def _against(run: Results, column: str, base: float | None, title: str) -> Figur
     if base and whole is not None:
         name = f"base model, {'test' if tested else 'val'}"
         text = [f"base model<br>{escape(metric.show(whole))}"]
-        star = dots([base / scale], [times * whole], name, RED, text, size=14, symbol="star")
+        star = dots([base / scale], [to_screen * whole], name, RED, text, size=14, symbol="star")
         data.append(star)
     values = [value for trace in data[1:] for value in trace["y"] if value is not None]
     axes = layout(f"{title} [{unit}]", escape(metric.axis), xaxis={"rangemode": "tozero"})
@@ -92,6 +100,8 @@ def about(point: Point, run: Results) -> str:
     lines = [f"<b>point {point['rank']}</b>, {escape(by)}"]
     spent = [axis.show(axis.of(point)) + share, *_others(point, axis)]
     lines.append(", ".join(spent))
+    if point.get("measured_ms") is not None:
+        lines.append(f"measured {point['measured_ms']:.3g} ms")
     metric = run.metric
     lines.append(f"val {escape(metric.show(_val(point)))}")
     if point.get("score_test_mean") is not None:
@@ -121,31 +131,34 @@ def kept(widths: Sequence[int], base: Mapping[str, int]) -> str:
 
 def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
     """One-shot results: those of the comparison, or else the search's own one-shot seeds."""
-    times = run.metric.scale
+    to_screen = run.metric.scale
     if run.comparison:
         found = [p for p in run.comparison if p.get(column) and score(p) is not None]
         names = sorted({str(point.get("method", "one-shot")) for point in found})
         return [
             dots(
                 [point[column] / scale for point in own],
-                [times * (score(point) or 0.0) for point in own],
+                [to_screen * (score(point) or 0.0) for point in own],
                 f"{escape(name)} one-shot",
                 GREEN,
                 [_about_baseline(point, run) for point in own],
                 size=9,
                 symbol=_SYMBOLS[i % len(_SYMBOLS)],
-                error=[times * (point.get("score_test_std") or 0.0) for point in own],
+                error=[to_screen * (point.get("score_test_std") or 0.0) for point in own],
             )
             for i, name in enumerate(names)
             if (own := [p for p in found if str(p.get("method", "one-shot")) == name])
         ]
-    if column.startswith("latency"):
-        return []
-    seeds = [row for row in run.complete if "one-shot" in str(row.proposal.get("source", ""))]
+    seeds = [
+        row
+        for row in run.complete
+        if "one-shot" in str(row.proposal.get("source", ""))
+        if getattr(row, column, None) is not None
+    ]
     return [
         dots(
             [getattr(row, column) / scale for row in seeds],
-            [times * (row.score_val or 0.0) for row in seeds],
+            [to_screen * (row.score_val or 0.0) for row in seeds],
             "one-shot allocations, val",
             GREEN,
             [_about_row(row, run) for row in seeds],

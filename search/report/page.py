@@ -10,7 +10,7 @@ from typing import Any
 
 from pruning.models import files as uri
 from search.pareto import growth
-from search.report import charts, frontier_chart, tables
+from search.report import charts, frontier_chart, tables, times
 from search.report.importance import FEWEST, importance
 from search.storage import Results, record, results
 
@@ -33,6 +33,7 @@ def render(run: Results) -> str:
     figures = {
         "frontier": frontier_chart.frontier(run) if run.points else {},
         "progress": charts.progress(run),
+        "times": times.chart(run),
         "widths": charts.widths(run),
         "methods": charts.methods(run),
         "importance": charts.importance(weights),
@@ -46,6 +47,7 @@ def render(run: Results) -> str:
         count=len(run.points),
         comparison=tables.comparison(run),
         frontier_table=tables.frontier(run),
+        times_note=times.note(run),
         failures=tables.failures(run),
         settings=tables.settings(run.record),
         coverage=_coverage(run),

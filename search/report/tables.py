@@ -14,6 +14,7 @@ from search.pareto import Metric
 from search.storage import Point, Results, pruned_by, score
 
 MINUS = "−"
+TIMES = {"predicted_ms": "predicted [ms]", "measured_ms": "measured [ms]"}
 
 
 def title(run: Results) -> str:
@@ -29,6 +30,8 @@ def summary(run: Results) -> str:
         found = f", {escape(metric.name)} {escape(show(test))} on test" if test is not None else ""
         found += f" ({escape(show(val))} on val)" if val is not None else ""
         size = f"{human(record['base_macs'])} MACs, {human(record['base_params'])} parameters"
+        if run.axis.timed:
+            size += f" and takes {run.axis.show(run.axis.base)}"
         sentences.append(f"The base model has {size}{found}.")
     if offers := trade_offs(run):
         on = "test" if run.tested else "val"
@@ -89,7 +92,9 @@ def frontier(run: Results) -> str:
         name for name in points[0] if name.startswith("latency_ms_b") and "iqr" not in name
     ]
     axis, base = run.axis, run.record.get("base_macs")
-    head = ["#", axis.heading, "of base", *(other.heading for other in axis.others)]
+    times = [n for n in TIMES if n != axis.column and any(p.get(n) is not None for p in points)]
+    head = ["#", axis.heading, "of base", *(TIMES[name] for name in times)]
+    head += [other.heading for other in axis.others]
     head += [f"{metric.name} {metric.column('val')}"]
     head += [f"{metric.name} {metric.column('test')}"] * run.tested
     head += [f"batch {name.removeprefix('latency_ms_b')} [ms]" for name in latencies]
@@ -98,6 +103,7 @@ def frontier(run: Results) -> str:
     for point in points:
         cells = [str(point["rank"]), axis.number(axis.of(point))]
         cells.append(f"{axis.share(point):.1%}" if axis.base else "")
+        cells += [_ms(point, name) for name in times]
         cells += [other.number(other.of(point)) for other in axis.others]
         cells.append(shown(metric, point, "score_val_mean", "score_val"))
         if run.tested:
@@ -200,6 +206,12 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) 
     header = f"<thead><tr>{cells('th', head)}</tr></thead>" if any(head) else ""
     rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in body)
     return f"<div class=scroll><table>{header}<tbody>{rows}</tbody></table></div>"
+
+
+def _ms(point: Point, name: str) -> str:
+    spread = point.get("measured_iqr_ms") if name == "measured_ms" else None
+    value = point.get(name)
+    return "–" if value is None else f"{value:.3g}" + (f" ± {spread:.2g}" if spread else "")
 
 
 def shown(metric: Metric, point: Point, *names: str) -> str:

@@ -94,6 +94,13 @@ def _config(value: Any) -> bool:
     )
 
 
+def _base(value: Any) -> bool:
+    """Of a base model: names of groups, and its time where a search knows one."""
+    time = {"runtime": text, "batch": width, "predicted_ms": number, "measured_ms": number}
+    known = {"groups": list_of(text), "latency": optional(_mapping_of(time))}
+    return isinstance(value, dict) and not faults({"latency": None} | value, known)
+
+
 RECORD: Mapping[str, Check] = {
     "status": text,
     "seed": count,
@@ -101,7 +108,7 @@ RECORD: Mapping[str, Check] = {
     "base_params": _positive,
     "base_score_val": number,
     "base_score_test": number,
-    "base": _mapping_of({"groups": list_of(text)}),
+    "base": _base,
     "reference_point": _mapping_of({"cost": _above_zero, "score": number}),
     "config": _config,
     "versions": _mapping_of({}),

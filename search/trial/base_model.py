@@ -204,7 +204,18 @@ def facts(base: BaseModel, problem: Problem) -> dict[str, Any]:
         "score_test": base.test,
         "train_s": base.seconds,
         "groups": [group.name for group in problem.graph.groups],
+        "latency": _times(base, problem),
     }
+
+
+def _times(base: BaseModel, problem: Problem) -> dict[str, Any] | None:
+    """The base model's time as run.json has it; None where nothing foretells it."""
+    if problem.cost.latency is None:
+        return None
+    table = times.read(base.latency, problem.graph)
+    predicted, measured = table(problem.graph.widths), table.measured.ms[0]
+    whole = {"predicted_ms": float(predicted), "measured_ms": float(measured)}
+    return {"runtime": table.runtime, "batch": table.batch} | whole
 
 
 def question(config: Config) -> str | None:
