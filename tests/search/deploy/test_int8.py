@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from pruning.models import checkpoint, registry, weights
 from search import tasks
@@ -19,6 +22,7 @@ from search.deploy import formats, int8, onnx
 from search.deploy.signature import signature
 from search.trial import latency
 from tests.search.runs import make_rows, make_run
+from tests.search.tasks.test_own import Sums
 
 INFO = checkpoint.ModelInfo(
     model="resnet20",
@@ -133,3 +137,35 @@ def test_other_formats_agree_and_say_how_to_use_them(
     scope = {"images": torch.rand(3, 1, 8, 8).numpy()}
     exec(recipe, scope)
     assert scope["logits"].shape == (3, 10)
+
+
+class Named(Sums):
+    """Its network answers in a dictionary, as torchvision's of segmentation do."""
+
+    def model(self) -> nn.Module:
+        class Answer(nn.Module):
+            def __init__(self, body: nn.Module) -> None:
+                super().__init__()
+                self.body = body
+
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                found = self.body(x)
+                return {"out": found, "aux": 2 * found}
+
+        return Answer(super().model())
+
+    def evaluate(self, model: nn.Module, split: str) -> Any:
+        return super().evaluate(lambda x: model(x)["aux"] / 2, split)  # type: ignore[arg-type]
+
+
+def test_int8_of_a_network_with_named_outputs_is_scored_by_its_task(tmp_path: Path) -> None:
+    config = Config(task="user:Named")
+    work = tasks.open_task(Named(), config, "cpu")
+    net = Named().model().eval()
+    info = replace(INFO, model="user:Named", input_shape=(1, 8, 8), mean=(0.0,), std=(1.0,))
+    whole = onnx.deploy(net, info, formats.get("onnx"), str(tmp_path), ())
+    source = Path(whole.place).read_bytes()
+    assert onnx.form_of(source) == {"out": "out", "aux": "aux"}
+    done = int8.deploy(source, work, str(tmp_path / int8.FILE), ())
+    assert done.val[0] == pytest.approx(work.score(net), rel=1e-3)
+    assert done.val[1] == pytest.approx(done.val[0], rel=0.2)
