@@ -18,6 +18,7 @@ from pruning.latency.runtimes import Runtime
 from pruning.latency.timing import Timing
 
 FITTED = 20  # whole networks that the correction is fitted to
+LEAST = 0.1  # of the fastest of them: less is foretold of none
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class LatencyTable:
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """W: int [N, groups] (or [groups]) to ms float64 [N] (or a scalar)."""
         ms = self.rest(features(self.lines, np.atleast_2d(widths)))
+        ms = np.maximum(ms, LEAST * self.measured.ms.min())  # nothing takes no time
         return ms if np.ndim(widths) == 2 else ms[0]
 
     def layers(self, widths: np.ndarray) -> dict[str, float]:

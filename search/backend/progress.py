@@ -11,6 +11,7 @@ import numpy as np
 from ray import tune
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -132,7 +133,7 @@ class Progress(tune.Callback):
         metric, axis = self.reference.metric, self.study.axis
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for column in (axis.heading, "of base", metric.column("val"), "method"):
-            table.add_column(column, justify="right")
+            table.add_column(escape(column), justify="right")
         complete = [row for row in self.study.rows if row.status == "complete"]
         front = pareto.front(self.reference.points(complete))
         picks = np.unique(np.linspace(0, len(front) - 1, SHOWN).round().astype(int))

@@ -145,6 +145,7 @@ def show(
     table: pa.Table, record: dict[str, Any], points: list[dict[str, Any]], console: Console
 ) -> None:
     """Print the comparison; gaps in the metric's steps and in shares of the base model's cost."""
+    from rich.markup import escape
     from rich.table import Table
 
     from search.storage import axis_of, metric_of
@@ -162,7 +163,9 @@ def show(
         "cost [s]",
     )
     for column in columns:
-        shown.add_column(column, justify="left" if column in ("method", "verdict") else "right")
+        shown.add_column(
+            escape(column), justify="left" if column in ("method", "verdict") else "right"
+        )
     for row in table.to_pylist():
         found = metric.number(row["score_test_mean"]) + metric.spread(row["score_test_std"])
         cost = row["prepare_s"] + row["allocate_s"] + row["train_s"]

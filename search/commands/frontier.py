@@ -99,7 +99,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     columns += [*times.values(), *(other.heading for other in others), metric.column("val")]
     columns += [metric.column("test")] * tested
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(escape(column), justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
     for i, point in enumerate(points):
         cells = [str(point.get("rank", i)), axis.number(axis.of(point))]

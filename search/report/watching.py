@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -203,7 +204,7 @@ def plot(view: View, width: int = 640, height: int = 300) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(escape(column), justify="right")
     return table
 
 

@@ -27,6 +27,7 @@ from search.tasks import Workload
 
 FILE = "latency.json"  # of a run
 SAY_EVERY = 10.0  # seconds
+DAMAGE = (IndexError, AttributeError, StopIteration, RecursionError)  # what else JSON can do
 ROUNDS = 3  # of measuring the members
 
 
@@ -73,8 +74,11 @@ def table_of(
 def read(text: str, graph: ChannelGraph) -> LatencyTable:
     """The table of a run; UserError where it is damaged or of another network."""
     try:
-        return from_json(text, graph)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+        found = from_json(text, graph)
+        if not np.isfinite(found(graph.widths)):
+            raise ValueError("no finite times")
+        return found
+    except (*DAMAGE, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{FILE} of the run is damaged or of another network ({error}); copy the run again, "
             "or choose another --out"

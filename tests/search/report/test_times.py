@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from search.commands import compare, frontier
 from search.frontier import baselines, correlation, select
@@ -93,6 +95,9 @@ def test_points_are_chosen_by_milliseconds(place: str, capsys: pytest.CaptureFix
 
 def test_watching_and_comparing_speak_milliseconds(place: str) -> None:
     view = watching.Watcher(place).look()
+    drawn = io.StringIO()
+    Console(file=drawn, width=120).print(watching.panel(view))
+    assert "predicted [ms]" in drawn.getvalue()
     assert view.hypervolume > 0 and "predicted latency of a batch of 4" in watching.plot(view)
     assert view.to_json()["frontier"][0]["cost"] == view.frontier[0].predicted_ms
     axis = view.axis
