@@ -73,12 +73,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5, help="timings of each point, in turns")
-    parser.add_argument("flags", nargs="*", help="after --: options of both searches")
-    options = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options = parser.parse_args(sys.argv[1:end])
+    options.flags = sys.argv[end + 1 :]
     runs = {cost: options.out / f"{options.network}-{cost}" for cost in COSTS}
     for cost, place in runs.items():
         search(options, cost, place)
-    points = {cost: timed(place, options.rounds) for cost, place in runs.items()}
+    points = timed(runs, options.rounds, options.out / f"{options.network}-times.json")
     rows = compared(points["latency"], points["macs"])
     for row in rows:
         emit("latency_search", network=options.network, trials=options.trials, **row)
@@ -100,31 +101,27 @@ def search(options: argparse.Namespace, cost: str, place: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def timed(place: Path, rounds: int) -> list[Point]:
-    """The frontier's points: accuracy on test, MACs, and median ms of `rounds` timings in turns.
+def timed(runs: dict[str, Path], rounds: int, kept: Path) -> dict[str, list[Point]]:
+    """By cost, the frontier's points: accuracy on test, MACs, median ms of `rounds` timings.
 
-    Kept in RUN/bench-times.json for as long as the frontier stays what it is.
+    All points of all runs in turns. Kept in a file for as long as the frontiers stay what they are.
     """
-    found = json.loads(_frontier(place))["points"]
-    keys = [[point["trial_id"], point["score_test_mean"]] for point in found]
-    kept = place / "bench-times.json"
+    found = {cost: json.loads(_frontier(place))["points"] for cost, place in runs.items()}
+    every = [(cost, p) for cost, q in found.items() for p in q if p["score_test_mean"] is not None]
+    keys = [[cost, p["trial_id"], p["score_test_mean"], rounds] for cost, p in every]
     if kept.is_file() and (known := json.loads(kept.read_text()))["keys"] == keys:
-        return list(known["points"])
-    files = [place / "points" / f"{point['rank']:03d}" / "model.safetensors" for point in found]
+        return dict(known["points"])
+    files = [runs[cost] / "points" / f"{p['rank']:03d}" / "model.safetensors" for cost, p in every]
     runtime, ms = OnnxRuntime(), np.empty((rounds, len(files)))
     with threads(1):
         for i, j in np.ndindex(ms.shape):
             model, shape = pruning.load(files[j]), checkpoint.info(files[j]).input_shape
             ms[i, j] = runtime.network(model, shape).median_ms
-    points = [
-        {
-            "accuracy": float(point["score_test_mean"]),
-            "macs": float(point["macs"]),
-            "ms": float(np.median(ms[:, j])),
-        }
-        for j, point in enumerate(found)
-        if point["score_test_mean"] is not None
-    ]
+    points: dict[str, list[Point]] = {cost: [] for cost in runs}
+    for (cost, point), own in zip(every, ms.T, strict=True):
+        names = {"accuracy": "score_test_mean", "macs": "macs"}
+        values = {name: float(point[column]) for name, column in names.items()}
+        points[cost].append(values | {"ms": float(np.median(own))})
     kept.write_text(json.dumps({"keys": keys, "points": points}))
     return points
 
