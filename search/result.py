@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search.frontier import pictures, select
-from search.pareto import TOP1, Metric
+from search.pareto import TOP1, CostAxis, Metric
 from search.storage import Ledger, Results, results
 from search.storage import files as storage
 
@@ -36,7 +36,7 @@ class Point:
 
     @property
     def rank(self) -> int:
-        """Place on the frontier; 0 has the fewest MACs."""
+        """Place on the frontier; 0 costs least."""
         return int(self.values["rank"])
 
     @property
@@ -93,13 +93,18 @@ class Result:
         return self._run.metric
 
     @property
+    def cost(self) -> CostAxis:
+        """What it saves: name, unit, the base model's; of a latency also runtime and batch."""
+        return self._run.axis
+
+    @property
     def finished(self) -> bool:
         """Whether the frontier is final; else it is that of the trials so far."""
         return self._run.finished
 
     @cached_property
     def frontier(self) -> pa.Table:
-        """The frontier by MACs, a row for each point; `.to_pandas()` makes a DataFrame of it."""
+        """The frontier by cost, a row for each point; `.to_pandas()` makes a DataFrame of it."""
         table = storage.open_uri(self.place) / "frontier.parquet"
         schema = None
         if results.exported_points(self.place, self.record) is not None:
@@ -113,7 +118,7 @@ class Result:
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
-        """The networks of the frontier, by MACs."""
+        """The networks of the frontier, by cost."""
         return tuple(map(self._point, self._run.points))
 
     def choose(
@@ -121,14 +126,14 @@ class Result:
     ) -> Point:
         """The one point asked for; UserError, naming the nearest, where none qualifies.
 
-        at_most: the best within a cost ("60M MACs", "50%", "2M params"); at_least: the cheapest
-        that is at least so good ("93%"); knee: the one farthest above the frontier's ends.
+        at_most: the best within a cost ("60M MACs", "50%", "2M params", "2.5ms"); at_least: the
+        cheapest that is at least so good ("93%"); knee: the one farthest above the frontier's ends.
         """
         options = select.ChooseOptions(at_most, at_least, knee)
         return self._point(select.choose(self._run.points, options, self.record))
 
     def plot(self) -> Figure:
-        """Scores against MACs as a matplotlib Figure; a notebook shows it."""
+        """Scores against costs as a matplotlib Figure; a notebook shows it."""
         return pictures.frontier(self._run.points, self._run.rows, self.record)
 
     def report(self) -> str:

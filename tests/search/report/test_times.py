@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import search
 from search.commands import compare, frontier
 from search.frontier import baselines, correlation, select
 from search.pareto import CostAxis
@@ -71,6 +72,13 @@ def test_tables_and_sentences_follow(place: str) -> None:
     assert "predicted [ms], " not in times.note(run)
     drawn = times.chart(run)["data"][1]
     assert drawn["y"] == pytest.approx([1.1 * x for x in drawn["x"]])
+
+
+def test_from_python_a_result_says_what_it_saves(place: str) -> None:
+    found = search.open_run(place)
+    assert (found.cost.name, found.cost.base, found.cost.batch) == ("latency", BASE_MS, 4)
+    assert found.choose(at_most="1.5ms")["measured_ms"] <= 1.5
+    assert found.plot().axes[0].get_xlabel() == "predicted latency of a batch of 4 [ms]"
 
 
 def test_a_run_by_macs_says_nothing_of_time(tmp_path: Path) -> None:
