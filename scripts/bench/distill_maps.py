@@ -64,7 +64,13 @@ def main() -> None:
                 mean = sum(scores) / len(scores)
                 spread = (max(scores) - min(scores)) / 2
                 rows.append(
-                    [name, f"{share:.0%}", way, f"{100 * mean:.2f} ± {100 * spread:.2f}", base]
+                    [
+                        name,
+                        f"{share:.0%}",
+                        way,
+                        f"{100 * mean:.2f} ± {100 * spread:.2f}",
+                        100 * base,
+                    ]
                 )
     table("on val [%]", ["task", "of the MACs", "taught by", "score", "base"], rows)
 
