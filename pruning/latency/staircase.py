@@ -10,8 +10,8 @@ from pruning.graph import ChannelGraph, Lattice
 from pruning.latency.table import LatencyTable
 
 NOTHING = 0.001  # of the whole network's time: less is noise
-EDGE = 0.7  # of an even slope's saving: with less it is no stair's edge
-FLAT = 0.25  # of a group's widths that save nothing: with fewer its steps stay
+EDGE = 0.55  # of an even slope's saving: with less it is no stair's edge
+FLAT = 0.3  # of a group's widths that save nothing: with fewer its steps stay
 
 
 @dataclass(frozen=True)
