@@ -87,6 +87,19 @@ def test_a_run_by_macs_says_nothing_of_time(tmp_path: Path) -> None:
     assert times.note(run) == "" and times.chart(run) == {}
 
 
+def test_a_run_by_parameters_speaks_of_them(tmp_path: Path) -> None:
+    place = make_run(tmp_path, make_rows(12))
+    axis = CostAxis("params", COST.base_params)
+    record.update(files.open_uri(place), results.read_record(place), objective=axis.to_json())
+    run = results.read(place)
+    charts = frontier_chart.frontier(run)
+    assert list(charts) == ["parameters", "MACs"]
+    assert charts["parameters"]["layout"]["xaxis"]["title"]["text"] == "parameters [thousands]"
+    assert " parameters at " in tables.summary(run) and "parameters coverage" in page.render(run)
+    chosen = select.choose(run.points, select.ChooseOptions(at_most="50%"), run.record)
+    assert chosen["params"] <= 0.5 * COST.base_params
+
+
 def test_points_are_chosen_by_milliseconds(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     found, _ = results.read_points(place, results.read_record(place))
     options = select.ChooseOptions(at_most="70%")
