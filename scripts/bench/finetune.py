@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from pruning import Cost, cut, lattice, trace
 from pruning.data.images import ImageSet
-from pruning.graph.widths import fill
+from pruning.graph import Problem
+from pruning.methods.allocation import spend
 from pruning.models.registry import resolve
 from pruning.training.loop import finetune
 from pruning.training.recipe import Recipe
@@ -79,8 +80,9 @@ def divided(name: str, divisor: int, seed: int = 0) -> tuple[nn.Module, float]:
     cost, lat = Cost(graph), lattice(graph, divisor, 0.1)
     rng = np.random.default_rng(seed)
     widths = lat.snap(graph.widths * np.clip(rng.normal(0.55, 0.15, len(graph.groups)), 0.2, 0.9))
-    widths = fill(
-        cost, lat, np.minimum(widths, graph.widths), 0.5 * cost.base_macs, rng.random(len(widths))
+    worth = rng.random(len(widths))
+    widths = spend(
+        Problem(graph, lat), np.minimum(widths, graph.widths), cost.base_macs / 2, lambda _: worth
     )
     keep = tuple(np.arange(w) for w in widths)
     return cut(net, graph, keep), cost.macs(widths) / cost.base_macs

@@ -62,7 +62,8 @@ def search(setup: dict[str, Any], layers: int, trials: int, place: Path) -> list
                 search_alg=OptunaSearch(metric=["macs", "top1"], mode=["min", "max"], seed=0),
             ),
         )
-        done = [result.metrics for result in tuner.fit() if not result.error]
+        results = tuner.fit()
+        done = [results[i].metrics or {} for i in range(len(results)) if not results[i].error]
     finally:
         ray.shutdown()
     return [{"macs": each["macs"], "top1": each["top1"]} for each in done]

@@ -150,7 +150,7 @@ def main() -> None:
     import torch_pruning
     import torchvision
 
-    for name in pruning.__all__:
+    for name in pruning.__all__:  # type: ignore[attr-defined]
         getattr(pruning, name)  # loaded before processes fork
     # imports that torch puts off until the meta device is met
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).to("meta")

@@ -53,7 +53,7 @@ def page(bench: Bench, rows: list[Row]) -> str:
     return report.render(
         Results(
             place="RUN",
-            record=record.create(settings, base, 10) | {"config": loader.to_dict(settings)},
+            record=record.create(settings, base) | {"config": loader.to_dict(settings)},
             rows=rows,
             points=so_far(rows),
             finished=False,

@@ -51,7 +51,7 @@ def train(
         next(epochs)
         count += options.images // options.batch * options.batch
     found.put((count, time.perf_counter() - began))
-    epochs.close()
+    del epochs
 
 
 def together(options: argparse.Namespace, share: float, processes: int, threads: int) -> float:

@@ -137,6 +137,7 @@ def watched(first: int, batches: int, size: int, kill_after: int | None = None) 
 def stream(root: str, first: int, batches: int, size: int) -> None:
     import torch
 
+    from pruning.data.streams import StreamBatches
     from search.data import DataConfig, splits
 
     config = DataConfig("parquet", root, "last:1", image_size=size, resident_gb=1e-9)
@@ -144,6 +145,7 @@ def stream(root: str, first: int, batches: int, size: int) -> None:
     train = splits.load(config).train
     generator = torch.Generator().manual_seed(0)
     passes = train.batches(BATCH, shuffle=True, augment="auto", generator=generator)
+    assert isinstance(passes, StreamBatches)
     for i, (x, _) in enumerate(passes.at(0, first), first):
         if i == first + batches:
             return

@@ -63,7 +63,7 @@ def parts_of_a_trial(work: trial.TrialContext, share: float, folder: str) -> dic
     selected = now()
     model = cut(work.model, problem.graph, keep)
     done = now()
-    recalibrate(model, work.calibration.batches(256))
+    recalibrate(model, work.task.samples())
     calibrated = now()
     trial.save(work, model, widths, f"{folder}/model.safetensors")
     saved = now()
