@@ -84,7 +84,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
         return found
     chosen = options is not None and options.given
     tested = any(point.get("score_test_mean") is not None for point in points)
-    times = {"predicted_ms": "predicted [ms]", "measured_ms": "measured", "latency_ms_b1": "ms"}
+    times = {"predicted_ms": "ms", "measured_ms": "measured", "latency_ms_b1": "at batch 1"}
     times = {
         name: label
         for name, label in times.items()
@@ -95,7 +95,7 @@ def show(place: str, console: Console, options: ChooseOptions | None = None) -> 
     title = escape(f"{number} on the frontier of {place}{state}, {metric.name}")
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ["#", "ms" if axis.timed else axis.heading] + ["of base"] * bool(axis.base)
-    others = axis.others[: 1 if times else None]  # what a terminal has room for
+    others = axis.others[: max(0, 2 - len(times))]  # what a terminal has room for
     columns += [*times.values(), *(other.heading for other in others), metric.column("val")]
     columns += [metric.column("test")] * tested
     for column in columns:
