@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from search.backend import TrialResources
+from pruning.graph import Cost
+from pruning.latency import Timing
+from search.backend import TrialResources, base_task
 from search.backend.final import Member
 from search.config.schema import Config
-from search.pareto import Metric
+from search.pareto import CostAxis, Metric
 from search.session import Session
 from search.storage import results
 from search.storage.ledger import Ledger
@@ -36,8 +38,9 @@ def begun(tmp_path: Path) -> Any:
         if row.status == "complete":
             Ledger(out).write(replace(row, checkpoint=str(place)), replace=True)
     rows = Ledger(out).rows()
+    axis = CostAxis("macs", runs.COST.base_macs)
     study: Any = SimpleNamespace(
-        rows=rows, ledger=Ledger(out), finished=5, cost=runs.COST, close=lambda: None
+        rows=rows, ledger=Ledger(out), finished=5, cost=runs.COST, axis=axis, close=lambda: None
     )
     base: Any = SimpleNamespace(
         metric=Metric(chance=0.1),
@@ -45,6 +48,7 @@ def begun(tmp_path: Path) -> Any:
         val=0.95,
         test=0.94,
         notes=("a note",),
+        axis=lambda search: axis,
     )
     said: list[str] = []
     record = results.read_record(str(out))
@@ -61,6 +65,36 @@ def test_finish_leaves_the_final_frontier_and_names_the_failures(begun: Any) -> 
     assert found.record["cost"]["trials"] == 5 and found.record["frontier"] == 1
     assert Path(session.config.out, "report.html").is_file()
     assert any("1 trial failed: ValueError" in line for line in said)
+
+
+def test_members_are_measured_once_and_their_rows_say_so(
+    begun: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, said = begun
+    session.study.cost = Cost(runs.GRAPH, latency=lambda widths: widths.sum(-1) / 100)
+    session.record["base"]["latency"] = {
+        "runtime": "x",
+        "batch": 1,
+        "predicted_ms": 1.0,
+        "measured_ms": 1.1,
+    }
+    asked: list[int] = []
+
+    def measure(config: Any, base: Any, rows: Any, share: Any) -> Any:
+        asked.append(len(rows))
+        return "y", [Timing(2.0, 0.1, 30)] * len(rows)
+
+    monkeypatch.setattr(base_task, "measure", measure)
+    best = max(session.complete, key=lambda row: row.score_val)
+    for _ in range(2):
+        row = next(row for row in session.study.rows if row.trial_id == best.trial_id)
+        session.finish([Member(row, (Training(0, 0.9, 0.8, 1.0, 2.0, best.checkpoint),))])
+    assert asked == [1]
+    (point,) = results.read(session.config.out).points
+    assert (point["measured_ms"], point["measured_iqr_ms"]) == (2.0, 0.1)
+    kept = {row.trial_id: row.measured_ms for row in Ledger(session.config.out).rows()}
+    assert kept[best.trial_id] == 2.0 and sum(ms is not None for ms in kept.values()) == 1
+    assert "measured with y, foretold for x: these may differ" in said
 
 
 def test_put_away_leaves_the_frontier_so_far(begun: Any) -> None:
