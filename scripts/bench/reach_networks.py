@@ -116,7 +116,7 @@ def made(spec: str) -> tuple[nn.Module, Any]:
             fixed = [(None, (3, frames, side, side))]
         elif name.startswith(("vit_", "maxvit")):
             # its class tokens and windows are made for one size
-            side = 128 if name.startswith("vit") else 224
+            side = 224 if name.startswith("maxvit") else 112 if name.endswith("_14") else 128
             fixed = [(side if name.startswith("vit") else None, (3, side, side))]
     with quick_initialisation():
         if fixed:
