@@ -166,6 +166,8 @@ def renamed_record(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metric(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
     try:
         Metric.from_json(value)
     except (UserError, TypeError, KeyError, ValueError):
@@ -175,6 +177,8 @@ def _metric(value: Any) -> bool:
 
 
 def _objective(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
     try:
         found = CostAxis.from_json(value)
     except (UserError, TypeError, KeyError, ValueError):

@@ -29,6 +29,7 @@ def test_a_frontier_is_shown_where_the_bases_macs_are_lost(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lack(run, "base_macs")
+    lack(run, "objective")
     assert main(["frontier", str(run), "--knee"]) == 0
     assert "of base" not in capsys.readouterr().out
 
@@ -53,3 +54,13 @@ def test_names_that_no_system_takes_are_one_line(
 ) -> None:
     argv = ["search", "--model.name", "digits", f"--{key}", "y" * 20_000]
     assert key in refuse(argv, capsys)
+
+
+@pytest.mark.parametrize("key", ["metric", "objective"])
+@pytest.mark.parametrize("value", ["an evil value", [1], 3, {"name": 1}])
+def test_a_metric_or_an_objective_that_is_none_is_named(
+    key: str, value: object, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {key: value}))
+    assert f"{key} is missing or no such value" in refuse(["frontier", str(run)], capsys)
