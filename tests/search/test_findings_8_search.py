@@ -202,7 +202,7 @@ def test_finding_8_12_words_are_explained_where_they_stand(
     assert "granularity: so many of them only at once" in text
     assert main(["frontier", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "the knee, where more MACs begin to bring little" in text
+    assert "the knee, where a higher cost begins to bring little" in text
 
 
 def test_a_machine_too_busy_to_start_ray_says_so_in_one_line(
