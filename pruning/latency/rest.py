@@ -44,6 +44,7 @@ def fit(features: np.ndarray, ms: np.ndarray) -> Rest:
     if not errors[best] < BETTER * _left_out(features, ms, math.inf) - SLACK:
         best = math.inf
     scale, value, weight, spilled, constant = _solved(features, ms, best).tolist()
+    spilled = 0.0 if math.isinf(best) else spilled
     return Rest(scale, value, weight, spilled, constant, best)
 
 
