@@ -62,6 +62,12 @@ def descendants(parent: int, *, ray: bool = False) -> set[Process]:
     return found
 
 
+def grown(processes: Collection[Process]) -> set[Process]:
+    """Those that still live, and what they have begun by now."""
+    found = living(processes)
+    return found.union(*(descendants(pid) for pid, _ in found))
+
+
 def living(processes: Collection[Process]) -> set[Process]:
     table = _table()
     return {each for each in processes if table.get(each[0], (0, "", ""))[1] == each[1]}
@@ -92,13 +98,14 @@ def watch(driver: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job at once
     begun: set[Process] = set()
     while os.getppid() == driver:
-        began = time.monotonic()
+        began = time.process_time()
         begun = living(begun) | descendants(driver, ray=True)
-        wait = max(LOOK_S, (time.monotonic() - began) / SHARE)
+        wait = max(LOOK_S, (time.process_time() - began) / SHARE)
         if select.select([sys.stdin], [], [], wait)[0]:
             break  # closed
     until = time.monotonic() + GRACE_S
-    while (begun := living(begun)) and time.monotonic() < until:
+    # servers begin agents between two looks, and outlive their driver by a moment
+    while (begun := grown(begun)) and time.monotonic() < until:
         time.sleep(0.1)
     kill(begun)
 

@@ -97,3 +97,19 @@ def test_what_is_begun_apart_is_deaf_to_a_jobs_signals_until_it_hears() -> None:
     with subprocess.Popen(["sleep", "9"]) as other:
         other.terminate()
     assert other.returncode == -signal.SIGTERM
+
+
+def test_what_a_server_begins_after_the_last_look_is_known_too() -> None:
+    """Seed 3, strike 4 of the drill: an agent that began in the second before the kill was left."""
+    server = subprocess.Popen(["sh", "-c", "read line; sleep 60 & wait"], stdin=subprocess.PIPE)
+    assert server.stdin is not None
+    seen = _of(server.pid)
+    server.stdin.write(b"begin\n")
+    server.stdin.flush()
+    until = time.monotonic() + 10
+    while len(grown := guardian.grown(seen)) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    guardian.kill(grown)
+    server.wait()
+    assert len(grown) == 2 and seen < grown
+    assert guardian.grown(seen) == set()
