@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Samples, arguments, few, first, moved
-from pruning.errors import UserError
+from pruning.data import Samples, Workspace, arguments, few, first, moved
+from pruning.errors import MemoryBudgetError, UserError
 from pruning.graph import ChannelGraph, Cost, Keep, cut, lattice, plain, trace
 from pruning.methods import Method, Problem, State, get
 from pruning.models import (
@@ -124,6 +124,7 @@ def prune(
     keep: str | Iterable[str] = (),
     min_width: Mapping[str, float] | None = None,
     scalars: Mapping[str, float] | None = None,
+    memory_gb: float | None = None,
 ) -> Slimmed:
     """One-shot: a copy of `model` with about `macs` (a share, or an absolute number) of its MACs.
 
@@ -131,14 +132,18 @@ def prune(
     For a network that is no classifier: `pruning.Samples(inputs, batches, loss)`, what it is called
     with, batch by batch, and, for methods that need one, batches with their loss(model, batch).
     keep: layers, groups or modules that stay whole, by glob patterns ("stem.*,layer4"); min_width:
-    by such patterns the share or number of channels that stays at least. Weights that the network
-    computes (weight_norm and the like) are plain ones in the copy.
+    by such patterns the share or number of channels that stays at least. memory_gb: what the
+    gain curves and the repair may take over the networks' own and the images'; what does not fit
+    waits in a file, to the same result (None: no limit). Weights that the network computes
+    (weight_norm and the like) are plain ones in the copy.
     """
     chosen, scalars = get(method), scalars or {}
     _check(chosen, macs, repair, scalars)
     if not isinstance(batches, Samples) and iter(batches) is batches:
         batches = list(batches)
     samples = Samples.of(batches)
+    if memory_gb is not None:
+        samples = replace(samples, workspace=Workspace(memory_gb))
     images = next(iter(samples.inputs), None)
     if images is None:
         raise UserError("no images to prune with; hand in at least one batch of (images, labels)")
@@ -192,7 +197,7 @@ def slim(
         try:
             error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
         except UserError as error:
-            if repair != "auto":
+            if repair != "auto" or isinstance(error, MemoryBudgetError):
                 raise
             warnings.warn(f"layers are refitted one by one: {error}", stacklevel=2)
             small = settle(cut(model, graph, keep), graph.input_shape)

@@ -1,9 +1,12 @@
+from .calls import Again as Again
 from .calls import arguments as arguments
 from .calls import call as call
 from .calls import few as few
 from .calls import first as first
 from .calls import images_in as images_in
 from .calls import moved as moved
+from .calls import part_size as part_size
+from .calls import parts as parts
 from .calls import repeated as repeated
 from .crops import shorter_side as shorter_side
 from .datasets import DatasetSet as DatasetSet
@@ -24,6 +27,7 @@ from .passes import Broken as Broken
 from .passes import cores as cores
 from .samples import Loss as Loss
 from .samples import Samples as Samples
+from .samples import Workspace as Workspace
 from .samples import cross_entropy as cross_entropy
 from .samples import some as some
 from .sharing import Sharing as Sharing

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from pruning.errors import UserError
 from pruning.graph import each, tensors_in
 
 FEW = 2  # images that tell how a network calls its layers
+PART_PIXELS, GPU_PART_PIXELS = 2**18, 2**22
+"""Images are walked in parts of about this size: on a CPU, memory for larger tensors is new to the
+system each time, which takes longer than what is computed in it."""
 
 
 def call(model: Any, inputs: Any) -> Any:
@@ -50,6 +54,19 @@ def moved(batch: Any, device: torch.device | str) -> Any:
 def few(inputs: Any, count: int = FEW) -> Any:
     """The first images of inputs that are one tensor; others as they are."""
     return inputs[:count] if isinstance(inputs, Tensor) else inputs
+
+
+def part_size(shape: Sequence[int], device: str = "cpu") -> int:
+    """How many images [C, ...] of this shape make a part."""
+    most = PART_PIXELS if device == "cpu" else GPU_PART_PIXELS
+    return max(1, most // max(1, math.prod(shape[1:])))
+
+
+def parts(inputs: Any) -> Sequence[Any]:
+    """A batch in parts where it is one tensor [N, C, ...], else as it is."""
+    if not isinstance(inputs, Tensor) or inputs.ndim < 3:
+        return (inputs,)
+    return inputs.split(part_size(inputs.shape[1:], inputs.device.type))
 
 
 def repeated(inputs: Any, count: int) -> Any:

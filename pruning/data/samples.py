@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,18 +23,48 @@ def cross_entropy(model: Any, batch: Any) -> Tensor:
     return F.cross_entropy(model(x).float(), y)
 
 
+def _silent(what: str, done: int, of: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What measuring and repairing may take, and whom they tell how far they are.
+
+    memory_gb: memory over that of the networks and of the images; what does not fit is put into a
+    file in `folder` (None: the system's for temporary files) or done in several passes, to the same
+    numbers. None: no limit. tell(what, done, of): called after each step.
+    """
+
+    memory_gb: float | None = None
+    folder: str | None = None
+    tell: Callable[[str, int, int], None] = _silent
+
+    @property
+    def bytes(self) -> float:
+        return math.inf if self.memory_gb is None else self.memory_gb * 1e9
+
+    def less(self, taken: float) -> Workspace:
+        """What is left beside so many bytes."""
+        if self.memory_gb is None:
+            return self
+        return replace(self, memory_gb=max(0.0, self.bytes - taken) / 1e9)
+
+
 @dataclass(frozen=True)
 class Samples:
     """inputs: batches of what the network is called with; batches: what `loss` takes.
 
     Both can be walked again. training: `loss` needs the network in training mode, as those of
-    detectors do; batch norm and dropout are held in evaluation mode all the same.
+    detectors do; batch norm and dropout are held in evaluation mode all the same. workspace: what
+    may be taken while they are walked.
     """
 
     inputs: Iterable[Any]
     batches: Iterable[Any]
     loss: Loss = cross_entropy
     training: bool = False
+    workspace: Workspace = field(default_factory=Workspace)
 
     @classmethod
     def of(cls, batches: Iterable[Any] | Samples) -> Samples:
@@ -49,9 +80,8 @@ class Samples:
 
     def with_batches(self, batches: Sequence[Any]) -> Samples:
         """The same loss on other batches; of a classifier's, the inputs are theirs too."""
-        if self.classifier:
-            return Samples.of(batches)
-        return Samples(self.inputs, batches, self.loss, self.training)
+        inputs = Samples.of(batches).inputs if self.classifier else self.inputs
+        return replace(self, inputs=inputs, batches=batches)
 
 
 def some(samples: Samples, images: int) -> Samples:

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pruning.data import Samples, few, first
+from pruning.data import Samples, Workspace, few, first
 from pruning.graph import ChannelGraph, Lattice, Layer, Problem
 from pruning.reconstruction import (
+    Item,
     Moments,
     Reader,
+    Shelf,
     factorise,
     greedy_order,
     input_moments,
@@ -53,18 +55,25 @@ def gain_curves(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[Any] | Samples
 ) -> GainCurves:
     """Measure every group's curve on the whole network: one pass, then greedy orders."""
-    moments = input_moments(model, graph, batches)
-    return greedy_curves(graph, moments, reader_weights(model, graph, batches, moments))
+    samples = Samples.of(batches)
+    moments = input_moments(model, graph, samples)
+    weight = reader_weights(model, graph, samples, moments)
+    return greedy_curves(graph, moments, weight, samples.workspace)
 
 
 def greedy_curves(
-    graph: ChannelGraph, moments: Mapping[str, Moments], weight: Mapping[str, float]
+    graph: ChannelGraph,
+    moments: Mapping[str, Moments],
+    weight: Mapping[str, float],
+    workspace: Workspace | None = None,
 ) -> GainCurves:
     """Every group's curve from its readers' moments; weight: what a reader's output counts."""
+    workspace = workspace or Workspace()
     order = np.empty(graph.units, dtype=np.int64)
     gain = np.empty(graph.units)
-    readers_of = _Readers(graph, moments, weight)
+    readers_of = _Readers(graph, moments, weight, workspace)
     for g, group in enumerate(graph.groups):
+        workspace.tell("measuring: groups ordered", g, len(graph.groups))
         part = slice(int(graph.offsets[g]), int(graph.offsets[g + 1]))
         readers = [
             readers_of.of(graph.layers[i], part)
@@ -135,10 +144,15 @@ class _Readers:
     """Layers as the readers of one group see them, output scaled to total variance `weight`."""
 
     def __init__(
-        self, graph: ChannelGraph, moments: Mapping[str, Moments], weight: Mapping[str, float]
+        self,
+        graph: ChannelGraph,
+        moments: Mapping[str, Moments],
+        weight: Mapping[str, float],
+        workspace: Workspace,
     ) -> None:
         self.graph, self.moments, self.weight = graph, moments, weight
-        self.precision: dict[str, Tensor] = {}
+        self.shelf = Shelf(workspace, None if workspace.memory_gb is None else 0)
+        self.precision: dict[str, Item] = {}
 
     def of(self, layer: Layer, part: slice) -> Reader:
         """part: the group's flat units. What the layer reads besides them is taken as known."""
@@ -153,9 +167,9 @@ class _Readers:
             return Reader(sigma, cross, unit)
         # Cov(a | b) is the inverse of the precision's block a; one inversion serves all groups
         if name not in self.precision:
-            self.precision[name] = torch.cholesky_inverse(factorise(sigma))
+            self.precision[name] = self.shelf.put(torch.cholesky_inverse(factorise(sigma)))
         index = torch.from_numpy(np.flatnonzero(unit >= 0)).to(sigma.device)
-        rows = self.precision[name][index]
+        rows = self.precision[name].get()[index]
         given = torch.cholesky_inverse(factorise(rows[:, index], ridge=0))
         return Reader(given, cross @ rows.mT @ given, unit[unit >= 0])
 

@@ -1,13 +1,15 @@
 from . import error_feedback as error_feedback
+from .budget import least_memory as least_memory
+from .budget import refuse as refuse
 from .calls import layers_called as layers_called
 from .calls import norms_after as norms_after
 from .compensation import compensate_layers as compensate_layers
+from .compensation import fold_means as fold_means
 from .filters import Filter as Filter
 from .filters import by_taps as by_taps
 from .least_squares import Reader as Reader
 from .least_squares import factorise as factorise
 from .least_squares import greedy_order as greedy_order
-from .mean_folding import fold_means as fold_means
 from .moments import Moments as Moments
 from .moments import Sums as Sums
 from .moments import input_moments as input_moments
@@ -15,3 +17,5 @@ from .rows import POSITIONS as POSITIONS
 from .rows import outputs as outputs
 from .rows import patches as patches
 from .rows import thinning as thinning
+from .shelf import Item as Item
+from .shelf import Shelf as Shelf

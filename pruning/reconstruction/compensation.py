@@ -1,4 +1,4 @@
-"""Single layers of a cut network, refitted from what the whole network reads there."""
+"""Single layers of a cut network that make up for removed inputs: refitted, or by their means."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.graph import ChannelGraph, Keep
-from pruning.reconstruction.filters import Filter
+from pruning.reconstruction.filters import Filter, by_taps
 from pruning.reconstruction.least_squares import compensate
-from pruning.reconstruction.mean_folding import add_to_output
 from pruning.reconstruction.moments import Moments
 
 
@@ -49,3 +48,45 @@ def compensate_layers(
         )
         own[name].copy_(how.turned(how.weight(fitted[None])))
         add_to_output(slim, layer.name, bias, norms.get(name))
+
+
+@torch.no_grad()
+def fold_means(
+    slim: nn.Module,
+    whole: nn.Module,
+    graph: ChannelGraph,
+    keep: Keep,
+    means: Mapping[str, np.ndarray],
+    norms: Mapping[str, str],
+) -> None:
+    """Add W·E[x] of the removed inputs to every layer that read some, in place on `slim`.
+
+    `slim` is `cut(whole, graph, keep)`. means: float64 [inputs, taps] by weight name, of the whole
+    network's patches; norms: by weight name the BN that alone reads the layer's output. A layer
+    without a bias changes that BN's mean, or gets a bias.
+    """
+    kept = graph.kept_units(keep)
+    state = dict(whole.named_parameters())
+    for layer in graph.layers:
+        name = layer.weight
+        gone = np.flatnonzero(~kept[graph.axes[name, layer.read]])
+        if len(gone) and name in means:
+            rows = graph.kept_positions(name, layer.written, kept)
+            weight = Filter.of_layer(layer).turned(state[name].detach().cpu().double())
+            lost = by_taps(weight)[rows][..., gone]
+            lost = torch.einsum("okc,ck->o", lost, torch.from_numpy(means[name])[gone])
+            add_to_output(slim, layer.name, lost, norms.get(name))
+
+
+def add_to_output(slim: nn.Module, layer: str, lost: Tensor, norm: str | None) -> None:
+    """Raise an output by `lost` [rows]: by its bias, else the BN after it, else a new bias."""
+    module = slim.get_submodule(layer)
+    bias = module.bias
+    value = lost.to(module.weight)  # type: ignore[arg-type]
+    if bias is not None:
+        bias.add_(value)
+    elif norm is not None:
+        # the BN subtracts its mean: a lower one is a higher input
+        slim.get_submodule(norm).running_mean.sub_(value)
+    else:
+        module.bias = nn.Parameter(value)

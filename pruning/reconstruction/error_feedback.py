@@ -9,6 +9,7 @@ predecessors got wrong. Where a ReLU follows, errors that it hides do not count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,21 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pruning.data import Samples
+from pruning.data import Samples, part_size
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph, Keep
+from pruning.reconstruction import budget
 from pruning.reconstruction.calls import usage
 from pruning.reconstruction.compensation import compensate_layers
 from pruning.reconstruction.lockstep import Known, make_pair, pairs_in
 from pruning.reconstruction.moments import input_moments
 from pruning.reconstruction.refit import Settings
+from pruning.reconstruction.shelf import Item, Kept, Shelf
 from pruning.reconstruction.walk import Walk
 from pruning.training import evaluation_mode
 
 MOST_PIXELS = 2**24
-PART_PIXELS = 2**18
-"""Images are walked in parts of about this size: memory for larger tensors is new to the system
-each time, which takes longer than what is computed in it."""
 
 
 @torch.no_grad()
@@ -48,25 +48,40 @@ def repair(
     """Refit every layer of `slim` = cut(whole, graph, keep), in place, without gradients.
 
     Some 1,000 images do, 300 of 224x224: all their activations at one depth are held at once, so
-    no more than MOST_PIXELS are read. BNs get statistics that fit the cut network. A layer with
-    neither BN nor bias gets a bias. A layer that is called more than once is refitted once, on the
-    whole network's inputs at all its calls. feedback=False does so with all of them, as CaP does.
-    UserError where the network's code cannot be followed.
+    no more than MOST_PIXELS are read. What the samples' workspace has no memory for waits in a
+    file; the result is the same. BNs get statistics that fit the cut network. A layer with neither
+    BN nor bias gets a bias. A layer that is called more than once is refitted once, on the whole
+    network's inputs at all its calls. feedback=False does so with all of them, as CaP does.
+    UserError where the network's code cannot be followed, or memory is too small for any part.
     """
-    images = _images(Samples.of(batches).inputs)
+    samples = Samples.of(batches)
+    workspace, least = samples.workspace, budget.repairing(graph)
+    budget.refuse("the repair", least, workspace, "or repair none")
+    shelf = Shelf(workspace, budget.SHARE * (workspace.bytes - least))
+    images = _images(samples.inputs, shelf)
     settings = settings or Settings()
     if not feedback:
         settings = replace(settings, rounds=0)
     used = usage(whole, graph, images[0][:2])
     if used.shared:
-        moments = input_moments(
-            whole, graph, [(x, x) for x in images], settings.positions, used.shared
-        )
+        own_images = replace(samples, inputs=images, workspace=workspace.less(shelf.held))
+        moments = input_moments(whole, graph, own_images, settings.positions, used.shared)
         compensate_layers(slim, whole, graph, keep, moments, used.norms)
     own = _state(slim)
     kept = graph.kept_units(keep)
     given = _state(whole)
-    walk = Walk(given, slim, graph, kept, feedback, settings, used.norms, set(used.shared))
+    walk = Walk(
+        tensors=given,
+        module=slim,
+        graph=graph,
+        kept=kept,
+        feedback=feedback,
+        settings=settings,
+        norms=used.norms,
+        shelf=shelf,
+        tell=workspace.tell,
+        done=set(used.shared),
+    )
     tensors: dict[str, Tensor] = {
         name: make_pair(walk, [tensor], Known([own[name]]), label=name)
         for name, tensor in given.items()
@@ -77,28 +92,34 @@ def repair(
             walk.force(pair)
 
 
-def _images(batches: Iterable[Any]) -> list[Tensor]:
+def _images(batches: Iterable[Any], shelf: Shelf) -> Kept:
     """Parts of one size, up to MOST_PIXELS in all, at least one; a short last batch is left out.
 
     UserError where the network is not called with one tensor of [N, C, ...].
     """
-    images: list[Tensor] = []
+    found: list[Item] = []
+    count = pixels = size = 0
     for x in batches:
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise UserError(
                 "repair follows networks that take one tensor [N, C, ...], this one takes "
                 f"{type(x).__name__}; use repair none, or auto, which does what can be done"
             )
-        pixels = x[0, 0].numel() * len(x)
-        if images and (len(images) + 1) * pixels > MOST_PIXELS:
+        if not found:
+            count, pixels = len(x), x[0, 0].numel() * len(x)
+            most = min(part_size(x.shape[1:]), count)
+            size = next(n for n in range(most, 0, -1) if count % n == 0)
+        elif pixels + x[0, 0].numel() * len(x) > MOST_PIXELS:
             break
-        if not images or len(x) == len(images[0]):
-            images.append(x)
-    if not images:
+        elif len(x) == count:
+            pixels += x[0, 0].numel() * len(x)
+        if len(x) == count:  # with a budget copies, so that none holds the memory of its batch
+            found += [
+                shelf.put(part.clone() if shelf.room < math.inf else part) for part in x.split(size)
+            ]
+    if not found:
         raise UserError("no images to repair with; hand in at least one batch")
-    most = max(1, PART_PIXELS // images[0][0, 0].numel())
-    size = next(n for n in range(min(most, len(images[0])), 0, -1) if len(images[0]) % n == 0)
-    return [part for x in images for part in x.split(size)]
+    return Kept(found)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
+from pruning.graph import each
 from pruning.reconstruction.filters import LAYER_CALLS, Filter
 from pruning.reconstruction.refit import Term
+from pruning.reconstruction.shelf import Item, Kept, Shelf
 
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 TRANSPOSED = {f"conv_transpose{n}d" for n in (1, 2, 3)}
@@ -23,6 +25,8 @@ IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__"}
 
 
 class Walk(Protocol):
+    @property
+    def shelf(self) -> Shelf: ...
     def call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any: ...
 
 
@@ -30,7 +34,7 @@ class Walk(Protocol):
 class Known:
     """The cut network's tensor, batch by batch."""
 
-    values: list[Tensor]
+    values: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Pending:
     """It will be the sum of `terms`, layers to be refitted, and of `rest`, if any."""
 
     terms: tuple[Term, ...]
-    rest: list[Tensor] | None = None
+    rest: Sequence[Tensor] | None = None
 
 
 class Pair(torch.Tensor):
@@ -49,12 +53,12 @@ class Pair(torch.Tensor):
 
     walk: Walk
     label: str | None
-    whole: list[Tensor]
+    whole: Sequence[Tensor]
     state: Known | Pending
     exact: bool
 
     @property
-    def slim(self) -> list[Tensor]:
+    def slim(self) -> Sequence[Tensor]:
         """The cut side; the walk must have made it known."""
         assert isinstance(self.state, Known)
         return self.state.values
@@ -73,7 +77,7 @@ class Pair(torch.Tensor):
 
 def make_pair(
     walk: Walk,
-    whole: list[Tensor],
+    whole: Sequence[Tensor],
     state: Known | Pending | None = None,
     *,
     label: str | None = None,
@@ -160,10 +164,15 @@ def both(walk: Walk, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The operation on both networks' tensors."""
     pairs = list(pairs_in((args, kwargs)))
     exact = all(pair.exact or pair.slim is pair.whole for pair in pairs)
+    put: Callable[[Tensor], Any] = walk.shelf.put
     whole, slim = [], []
     for i in range(max(len(pair.whole) for pair in pairs)):
-        whole.append(run(func, side_of(args, "whole", i), side_of(kwargs, "whole", i)))
-        slim.append(whole[-1] if exact else _narrow(func, args, kwargs, i))
+        made = run(func, side_of(args, "whole", i), side_of(kwargs, "whole", i))
+        whole.append(each(made, put))
+        if exact:
+            slim.append(whole[-1])
+        else:
+            slim.append(each(_narrow(func, args, kwargs, i), put))
     return _wrap(walk, whole, slim, exact)
 
 
@@ -188,8 +197,9 @@ def _narrow(func: Callable[..., Any], args: Any, kwargs: Any, i: int) -> Any:
 
 
 def _wrap(walk: Walk, whole: list[Any], slim: list[Any], exact: bool) -> Any:
-    if isinstance(whole[0], Tensor):
-        return make_pair(walk, whole, None if exact else Known(slim))
+    if isinstance(whole[0], Item):
+        kept = Kept(whole)
+        return make_pair(walk, kept, None if exact else Known(Kept(slim)))
     if isinstance(whole[0], (tuple, list)):
         columns = zip(zip(*whole, strict=True), zip(*slim, strict=True), strict=True)
         return type(whole[0])([_wrap(walk, list(w), list(s), exact) for w, s in columns])

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from operator import length_hint
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Samples, call
+from pruning.data import Samples, call, parts
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
+from pruning.reconstruction import budget
 from pruning.reconstruction.calls import layers_called
 from pruning.reconstruction.filters import Filter
 from pruning.reconstruction.rows import POSITIONS, outputs, patches, thinning
+from pruning.reconstruction.shelf import Item, Shelf
 from pruning.training import evaluation_mode
 
 
@@ -115,6 +118,29 @@ def _memory(device: torch.device) -> float:
         return math.inf
 
 
+class _Shelved(Mapping[str, Moments]):
+    """Moments by name; their matrices lie on a shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.found: dict[str, tuple[Moments, Item, Item]] = {}
+
+    def put(self, name: str, each: Moments) -> None:
+        none = each.xx.new_empty(0)
+        items = self.shelf.put(each.xx), self.shelf.put(each.xy)
+        self.found[name] = (replace(each, xx=none, xy=none), *items)
+
+    def __getitem__(self, name: str) -> Moments:
+        each, xx, xy = self.found[name]
+        return replace(each, xx=xx.get(), xy=xy.get())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
 @torch.no_grad()
 def input_moments(
     model: nn.Module,
@@ -122,15 +148,45 @@ def input_moments(
     batches: Iterable[Any] | Samples,
     positions: int = POSITIONS,
     only: Collection[str] | None = None,
-) -> dict[str, Moments]:
+) -> Mapping[str, Moments]:
     """Moments of the patches and outputs of every layer that reads a group, by weight name.
 
     only: of these weights.
 
-    One pass in evaluation mode. All of Σ stays in memory: 8·d² bytes a layer.
+    In evaluation mode, 8·d² bytes a layer: one pass, or where the samples' workspace has no memory
+    for all of Σ, several, some layers in each, and a file. UserError where it has none for one.
     """
     reads = graph.readers() if only is None else graph.readers() & set(only)
-    sums = {layer.weight: Sums() for layer in graph.layers if layer.weight in reads}
+    samples = Samples.of(batches)
+    names = [layer.weight for layer in graph.layers if layer.weight in reads]
+    room = samples.workspace.bytes  # no share of it: these are few and large, and have no holes
+    beside, most = budget.measuring(graph, names)
+    least = max(beside + most, budget.ordering(graph))
+    budget.refuse("measuring", least, samples.workspace, "or see docs/data.md")
+    passes = budget.passes(graph, names, room - beside)
+    if len(passes) > 1:
+        passes = budget.passes(graph, names, max(most, (room - beside) / 2))
+        room -= beside + budget.largest(graph, passes)
+    else:
+        room -= budget.ordering(graph)
+    found = _Shelved(Shelf(samples.workspace, room))
+    for number, chosen in enumerate(passes):
+        for name, sums in _sums(model, graph, samples, positions, chosen, number, len(passes)):
+            found.put(name, sums.moments())
+    return found
+
+
+def _sums(
+    model: nn.Module,
+    graph: ChannelGraph,
+    samples: Samples,
+    positions: int,
+    names: Collection[str],
+    number: int,
+    of: int,
+) -> Iterator[tuple[str, Sums]]:
+    """One pass, over the layers of these weights; their sums are given up one by one."""
+    sums = {name: Sums() for name in names}
     phase = 0
 
     def add(name: str, x: Tensor, y: Tensor, how: Filter) -> None:
@@ -139,8 +195,14 @@ def input_moments(
             patches(x, how, every, phase), outputs(y, how, every, phase, groups=how.groups)
         )
 
-    with evaluation_mode(model), layers_called(model, reads, add):
-        for inputs in Samples.of(batches).inputs:
-            call(model, inputs)
+    batches = length_hint(samples.batches)
+    with evaluation_mode(model), layers_called(model, names, add):
+        for inputs in samples.inputs:
+            for part in parts(inputs):
+                call(model, part)
             phase += 1
-    return {name: each.moments() for name, each in sums.items() if each.count}
+            samples.workspace.tell("measuring: batches", number * batches + phase, of * batches)
+    for name in names:
+        each = sums.pop(name)
+        if each.count:
+            yield name, each

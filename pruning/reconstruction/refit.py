@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from pruning.reconstruction.filters import Filter
 from pruning.reconstruction.least_squares import RIDGE, factorise, regress
 from pruning.reconstruction.moments import Moments, check_size
-from pruning.reconstruction.rows import POSITIONS, outputs, patches, thinning
+from pruning.reconstruction.rows import POSITIONS, Rows, outputs, patches, slab_rows, thinning
+from pruning.reconstruction.shelf import Shelf
 
 LEAST_ROWS = 2000
-SLAB = 8192
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Term:
 
     module: nn.Module
     how: Filter
-    inputs: list[Tensor]
-    target: list[Tensor]
+    inputs: Sequence[Tensor]
+    target: Sequence[Tensor]
     rows: Tensor
     exact: bool
     norm: nn.Module | None = None
     solved: bool = False
 
-    def values(self) -> list[Tensor]:
+    def values(self) -> Iterator[Tensor]:
         """The layer's output as it is now, batch by batch."""
         weight, bias = folded(self.module, self.how, self.norm)
-        return [self.how.apply(x, weight, bias) for x in self.inputs]
+        return (self.how.apply(x, weight, bias) for x in self.inputs)
 
     def prior(self) -> Tensor:
         """Its weight as a regression sees it: BN scale folded in, [blocks, c, d] float64."""
@@ -83,39 +83,57 @@ def refit(
     low: float | None,
     high: float | None,
     settings: Settings,
+    shelf: Shelf,
 ) -> None:
-    """Let Σ terms come nearest to target − rest, jointly, in place.
+    """Let Σ terms come nearest to target − rest, jointly, in place; `shelf` is for their rows.
 
     target: batches of the whole network's sum; rest: what the cut network adds besides the terms.
     low, high: the sum is clipped there next, so that what lies beyond only has to stay beyond.
     """
-    how = terms[0].how
-    images = sum(len(y) for y in target)
     inputs = sum(patches_width(term) for term in terms)
-    wanted = max(settings.rows * inputs, LEAST_ROWS) / images
-    every = thinning(target[0], how, min(settings.positions, wanted))
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for i, y in enumerate(target):
-        x = torch.cat([patches(t.inputs[i], t.how, every, i) for t in terms], -1)
-        goal = outputs(y, how, every, i)[..., terms[0].rows].unflatten(-1, (how.groups, -1))
-        goal = goal[0].movedim(1, 0)
-        known = outputs(rest[i], how, every, i, how.groups) if rest else goal.new_zeros(())
-        parts.append((x, goal, known.expand_as(goal)))
-    x, goal, known = (torch.cat(part, -2) for part in zip(*parts, strict=True))
-    moments, x = _centred(x, goal - known)
+    rows = _rows(terms, target, rest, inputs, settings, shelf)
+    moments = _centred(rows)
     prior = torch.cat([term.prior() for term in terms], -1)
     factor = factorise(moments.xx, settings.ridge + settings.shrink * inputs / moments.count)
     weight, bias = regress(moments, prior, factor=factor)
     for _ in range(settings.rounds if low is not None or high is not None else 0):
-        moments = _clipped(x, goal, known, weight, bias, low, high, moments)
+        moments = _clipped(rows, weight, bias, low, high, moments)
         weight, bias = regress(moments, prior, factor=factor)
     _write(terms, weight, bias, moments)
 
 
+def _rows(
+    terms: Sequence[Term],
+    target: Sequence[Tensor],
+    rest: Sequence[Tensor] | None,
+    inputs: int,
+    settings: Settings,
+    shelf: Shelf,
+) -> Rows:
+    how, chosen = terms[0].how, terms[0].rows
+    images = sum(len(y) for y in target)
+    wanted = max(settings.rows * inputs, LEAST_ROWS) / images
+    every = thinning(target[0], how, min(settings.positions, wanted))
+
+    def parts() -> Iterator[list[Tensor]]:
+        for i, y in enumerate(target):
+            goal = outputs(y, how, every, i)[..., chosen].unflatten(-1, (how.groups, -1))
+            columns = [goal[0].movedim(1, 0)]
+            columns += [outputs(rest[i], how, every, i, how.groups)] if rest else []
+            read = [term.inputs[i] for term in terms]
+            each = columns[0].shape[1] // len(y)  # rows of one image
+            few = max(1, slab_rows(how.groups, inputs) // (4 * each))
+            for a in range(0, len(y), few):
+                own = zip(terms, read, strict=True)
+                x = [patches(values[a : a + few], term.how, every, i) for term, values in own]
+                part = slice(a * each, (a + few) * each)
+                yield [torch.cat(x, -1), *(column[:, part] for column in columns)]
+
+    return Rows.gather(parts(), shelf)
+
+
 def _clipped(
-    x: Tensor,
-    goal: Tensor,
-    known: Tensor,
+    rows: Rows,
     weight: Tensor,
     bias: Tensor,
     low: float | None,
@@ -127,39 +145,48 @@ def _clipped(
     Each such regression lowers E|clip(prediction) − clip(target)|²'s upper bound.
     """
     shift = bias + (weight @ before.mean_x.unsqueeze(-1)).squeeze(-1)
-    made = x @ weight.mT.to(x) + shift.unsqueeze(-2).to(x) + known
-    wanted = goal
-    if low is not None:
-        wanted = torch.where(goal <= low, made.clamp(max=low), wanted)
-    if high is not None:
-        wanted = torch.where(goal >= high, made.clamp(min=high), wanted)
-    target = wanted - known
-    mean = target.mean(-2, keepdim=True)
-    xy = _product(target - mean, x) / before.count
-    return replace(before, mean_y=mean.squeeze(-2).double(), xy=xy)
+    centre = before.mean_y.unsqueeze(-2)
+    total_x, total_y, xy = (torch.zeros_like(m) for m in (before.mean_x, before.mean_y, before.xy))
+    for x, goal, known in rows.slabs():
+        made = x @ weight.mT.to(x) + shift.unsqueeze(-2).to(x)
+        made = made if known is None else made + known
+        wanted = goal
+        if low is not None:
+            wanted = torch.where(goal <= low, made.clamp(max=low), wanted)
+        if high is not None:
+            wanted = torch.where(goal >= high, made.clamp(min=high), wanted)
+        y = (wanted if known is None else wanted - known) - centre.to(x)
+        total_x.add_(x.sum(-2))
+        total_y.add_(y.sum(-2))
+        xy.add_(y.mT @ x)
+    mean = total_y / before.count  # of targets less the centre
+    xy -= mean.unsqueeze(-1) * total_x.unsqueeze(-2)
+    return replace(before, mean_y=before.mean_y + mean, xy=xy / before.count)
 
 
-def _centred(x: Tensor, y: Tensor) -> tuple[Moments, Tensor]:
-    """Moments of [blocks, rows, …], and x less its mean."""
-    check_size(x)
-    count = x.shape[-2]
-    mean_x, mean_y = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
-    x, y = x - mean_x, y - mean_y
-    moments = Moments(
-        count=count,
-        mean_x=mean_x.squeeze(-2).double(),
-        mean_y=mean_y.squeeze(-2).double(),
-        xx=_product(x, x) / count,
-        xy=_product(y, x) / count,
-        yy=y.square().sum(-2).double() / count,
-    )
-    return moments, x
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """aᵀb; by slabs of rows, so that float32 products add up in float64."""
-    parts = zip(a.split(SLAB, -2), b.split(SLAB, -2), strict=True)
-    return torch.stack([(x.mT @ y).double() for x, y in parts]).sum(0)
+def _centred(rows: Rows) -> Moments:
+    """Moments of the rows; their x are left less its mean."""
+    check_size(rows.x[0])
+    count = 0
+    sums: list[Tensor] = []
+    for x, goal, known in rows.slabs():
+        count += x.shape[-2]
+        y = goal if known is None else goal - known
+        parts = (x.sum(-2).double(), y.sum(-2).double())
+        sums = [*parts] if not sums else [a + b for a, b in zip(sums, parts, strict=True)]
+    mean_x, mean_y = (total / count for total in sums)
+    rows.x.update(lambda x: x.sub_(mean_x.unsqueeze(-2).to(x)))
+    found: list[Tensor] = []
+    for x, goal, known in rows.slabs():
+        y = (goal if known is None else goal - known) - mean_y.unsqueeze(-2).to(x)
+        products = [x.mT @ x, y.mT @ x, y.square().sum(-2)]
+        if found:
+            for total, product in zip(found, products, strict=True):
+                total.add_(product)
+        else:
+            found = [product.double() for product in products]
+    xx, xy, yy = (total.div_(count) for total in found)
+    return Moments(count, mean_x, mean_y, xx, xy, yy)
 
 
 def _write(terms: Sequence[Term], weight: Tensor, bias: Tensor, moments: Moments) -> None:

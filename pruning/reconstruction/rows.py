@@ -3,16 +3,61 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.reconstruction.filters import Filter, Sides
+from pruning.reconstruction.shelf import Kept, Shelf
 
 POSITIONS = 64
 """Output positions per image that count: neighbouring ones say nearly the same."""
 
 GOLDEN = 0.6180339887498949
+SLAB, SLAB_VALUES = 8192, 2**24  # rows of a slab at most, and values of its x, at least d rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a regression sees, in slabs of rows: x [blocks, n, d], goal and known [blocks, n, c].
+
+    known: what is added to the prediction besides; None: nothing. Products of float32 are taken of
+    a slab, and added up in float64.
+    """
+
+    x: Kept
+    goal: Kept
+    known: Kept | None
+
+    @classmethod
+    def gather(cls, parts: Iterable[list[Tensor]], shelf: Shelf) -> Rows:
+        """parts: (x, goal) or (x, goal, known) of some rows each."""
+        slabs = [[shelf.put(column) for column in slab] for slab in _slabs(parts)]
+        x, goal, *known = map(Kept, zip(*slabs, strict=True))
+        return cls(x, goal, known[0] if known else None)
+
+    def slabs(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        known = [None] * len(self.x) if self.known is None else self.known
+        return zip(self.x, self.goal, known, strict=True)
+
+
+def slab_rows(blocks: int, inputs: int) -> int:
+    return min(SLAB, max(inputs, SLAB_VALUES // (blocks * inputs)))
+
+
+def _slabs(parts: Iterable[list[Tensor]]) -> Iterator[list[Tensor]]:
+    waiting: list[list[Tensor]] = []
+    for part in parts:
+        waiting.append(part)
+        blocks, _, inputs = part[0].shape
+        if sum(each[0].shape[-2] for each in waiting) >= slab_rows(blocks, inputs):
+            yield [torch.cat(each, -2) for each in zip(*waiting, strict=True)]
+            waiting = []
+    if waiting:
+        yield [torch.cat(each, -2) for each in zip(*waiting, strict=True)]
 
 
 def patches(x: Tensor, how: Filter, every: Sides = (1, 1), phase: int = 0) -> Tensor:

@@ -32,6 +32,7 @@ from pruning.reconstruction.lockstep import (
     pairs_in,
 )
 from pruning.reconstruction.refit import Settings, Term, folded, refit
+from pruning.reconstruction.shelf import Kept, Shelf
 from pruning.training import Spread, moved
 
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
@@ -40,7 +41,6 @@ QUERIES = {
     *("size", "dim", "ndimension", "numel", "nelement", "element_size", "stride", "__len__"),
     *("is_floating_point", "is_complex", "is_contiguous", "get_device", "__get__"),
 }
-
 
 Answer = Any  # a pair or what the code asked for; None: this handler has no rule for the call
 Handler = Callable[["Walk", Callable[..., Any], Any, Any], Answer]
@@ -57,6 +57,8 @@ class Walk:
     feedback: bool
     settings: Settings
     norms: Mapping[str, str]  # by weight name the BN that is all that reads the layer's output
+    shelf: Shelf  # holds what both networks compute
+    tell: Callable[[str, int, int], None]
     done: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -83,8 +85,9 @@ class Walk:
         for pair in pairs_in((args, kwargs)):
             self.force(pair, low, high)
         if fresh and (low, high) != (None, None) and changes_input(name, kwargs):
-            for x in {id(x): x for side in (args[0].whole, args[0].slim) for x in side}.values():
-                x.clamp_(low, high)
+            for side in {id(side): side for side in (args[0].whole, args[0].slim)}.values():
+                assert isinstance(side, Kept)
+                side.update(lambda x: x.clamp_(low, high))
             return args[0]
         return both(self, func, args, kwargs)
 
@@ -117,15 +120,15 @@ class Walk:
             return None
         self.force(input)
         self.done.add(name)
+        self.tell("repair: layers", len(self.layers.keys() & self.done), len(self.layers))
         first, layer = input.whole[0], self.layers[name]
-        path = name.rpartition(".")[0]
-        norm = self._norm_of(name)
+        path, norm = name.rpartition(".")[0], self._norm_of(name)
         value, shift = folded(self._plain(path), how, self._plain(norm) if norm else None)
-        whole = [how.apply(x, value, shift) for x in input.whole]
+        whole = self.shelf.keep(how.apply(x, value, shift) for x in input.whole)
         inputs = input.slim
         if not self.feedback and how.groups == 1:
             columns = self._positions(name, layer.read, first.device)
-            inputs = [x.index_select(how.channel_dim, columns) for x in input.whole]
+            inputs = self.shelf.keep(x.index_select(how.channel_dim, columns) for x in input.whole)
         groups = inputs[0].shape[1] // weight.slim[0].shape[1] if how.groups > 1 else 1
         term = Term(
             module=self.module.get_submodule(path),
@@ -186,9 +189,7 @@ class Walk:
 
     def sum(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Answer:
         """a + b where one of them waits: the sum waits with it."""
-        if len(args) != 2 or kwargs or not self.feedback:
-            return None
-        a, b = args
+        a, b = args if len(args) == 2 and not kwargs and self.feedback else (None, None)
         if not (isinstance(a, Pair) and isinstance(b, Pair)) or a.shape != b.shape:
             return None
         pending = [p.state for p in (a, b) if isinstance(p.state, Pending)]
@@ -197,8 +198,9 @@ class Walk:
             return None
         known = [p.slim for p in (a, b) if isinstance(p.state, Known)]
         known += [state.rest for state in pending if state.rest]
-        whole = [x + y for x, y in zip(a.whole, b.whole, strict=True)]
-        return make_pair(self, whole, Pending(terms, _total(known)), exact=a.exact and b.exact)
+        whole = self.shelf.keep(x + y for x, y in zip(a.whole, b.whole, strict=True))
+        state = Pending(terms, self.total(known))
+        return make_pair(self, whole, state, exact=a.exact and b.exact)
 
     def force(self, pair: Pair, low: float | None = None, high: float | None = None) -> None:
         """Refit the layers that `pair` waits for, then compute its cut side."""
@@ -212,22 +214,27 @@ class Walk:
             known = len(terms) == 1 and terms[0].exact and not rest and self.feedback
             if not known and not any(term.solved for term in terms):
                 self.solve(pair, state, low, high)
-            made = _total([term.values() for term in terms] + rest)
-            assert made is not None
-            pair.state = Known(made)
+            parts = zip(*(term.values() for term in terms), *rest, strict=True)
+            pair.state = Known(self.shelf.keep(map(add_up, parts)))
         for term in terms:
             term.solved = True
 
     def solve(self, pair: Pair, state: Pending, low: float | None, high: float | None) -> None:
         """Refit the terms of a sum: jointly, or the later ones first where one is grouped."""
-        first, *others = state.terms
-        rest = [state.rest] if state.rest else []
+        (first, *others), rest = state.terms, [state.rest] if state.rest else []
         if any(term.how.groups > 1 for term in state.terms):
             for term in others:
-                refit([term], term.target, None, None, None, self.settings)
-            rest += [term.values() for term in others]
+                refit([term], term.target, None, None, None, self.settings, self.shelf)
+            rest += [self.shelf.keep(term.values()) for term in others]
             others = []
-        refit([first, *others], pair.whole, _total(rest), low, high, self.settings)
+        known = self.total(rest)
+        refit([first, *others], pair.whole, known, low, high, self.settings, self.shelf)
+
+    def total(self, parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor] | None:
+        """Sum of several tensors given in batches."""
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return self.shelf.keep(map(add_up, zip(*parts, strict=True)))
 
     def _positions(self, name: str, axis: int, device: torch.device) -> Tensor:
         return torch.from_numpy(self.graph.kept_positions(name, axis, self.kept)).to(device)
@@ -241,8 +248,3 @@ HANDLERS: dict[str, Handler] = {
     "batch_norm": Walk.norm,
 }
 """What the walk does at an operation, by its name; anything else is run on both sides."""
-
-
-def _total(parts: Sequence[Sequence[Tensor]]) -> list[Tensor] | None:
-    """Sum of several tensors given in batches."""
-    return [add_up(tensors) for tensors in zip(*parts, strict=True)] if parts else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from dataclasses import replace
 
 import torch
 from benchmark import emit, table
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning import methods, oneshot
-from pruning.data import Images
+from pruning.data import Images, Samples, Workspace
 from pruning.graph import Problem, cut, lattice, trace
 from pruning.models.registry import resolve
 from pruning.models.weights import load_weights
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--macs", type=float, nargs="*", default=[0.85, 0.7, 0.5])
     parser.add_argument("--repair", default="feedback", choices=oneshot.REPAIRS)
+    parser.add_argument("--memory-gb", type=float, help="of measuring and repairing (no limit)")
     options = parser.parse_args()
+    workspace = Workspace(options.memory_gb)
     torch.set_num_threads(1)
     half = (0.5, 0.5, 0.5)
     splits = load(DataConfig("parquet", options.data, "0.1", options.size, half, half), 0)
@@ -73,14 +76,14 @@ def main() -> None:
             recalibrate(whole, seen.batches(20))
         note(f"whole, statistics {name}", whole, time.process_time() - began)
     began = time.process_time()
-    state = method.prepare(net, graph, seen.batches(20))
+    samples = replace(Samples.of(seen.batches(20)), workspace=workspace)
+    state = method.prepare(net, graph, samples)
     emit("depthwise", what="prepare", cpu_s=time.process_time() - began)
     for share in options.macs:
         widths = method.allocate(state, problem, share * problem.cost.base_macs)
         began = time.process_time()
-        slim = oneshot.slim(
-            net, problem, method, state, widths, seen.batches(100), repair=options.repair
-        )
+        samples = replace(Samples.of(seen.batches(100)), workspace=workspace)
+        slim = oneshot.slim(net, problem, method, state, widths, samples, repair=options.repair)
         note(f"{share:.0%} of the MACs", slim.model, time.process_time() - began)
     table("tf_efficientnet_lite0", ("network", "top-1 %", "KL", "CPU s", "peak GB"), rows)
 

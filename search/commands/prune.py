@@ -133,7 +133,7 @@ def prune(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check = partial(check_reachable, target)
     base = base_model.prepare(settings, device=device, say=say, check=check)
-    work = trial.TrialContext.open(settings, base, device)
+    work = trial.TrialContext.open(settings, base, device, say)
     metric = base.metric
     say(f"base model: {metric.name} val {metric.show(base.val)}, test {metric.show(base.test)}")
     if asked := base_model.question(settings):

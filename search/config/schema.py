@@ -147,6 +147,11 @@ class ResourceConfig:
         max_concurrent: Most trials at one time; null is as many as fit.
         memory_fraction: Share of a GPU's memory that one trial may use (0 to 1); null follows
             gpus_per_trial.
+        memory_gb: Memory in GB that measuring gain curves and repairing (compensate, feedback) may
+            take for one trial, over the networks and the images, on the device it runs on; what
+            does not fit is put into temporary files (TMPDIR), to the same numbers. null: half of
+            the machine's or container's memory divided by the trials that its cores allow at a
+            time (of a GPU: half of a trial's share), or what is needed at least.
         address: Ray address (HOST:PORT, or auto for a cluster that is up); null starts Ray on this
             machine, and joins the cluster inside a Ray job.
         storage_path: Folder or URI for Ray Tune's own logs, TensorBoard's event files among them;
@@ -157,6 +162,7 @@ class ResourceConfig:
     cpus_per_trial: float = 1.0
     max_concurrent: int | None = None
     memory_fraction: float | None = None
+    memory_gb: float | None = None
     address: str | None = None
     storage_path: str | None = None
 

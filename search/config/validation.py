@@ -110,6 +110,9 @@ def _validate_resources(r: ResourceConfig) -> None:
     _need(most is None or most >= 1, "resources.max_concurrent", most, "1 or more, or null")
     good = share is None or 0 < share <= 1
     _need(good, "resources.memory_fraction", share, "a share above 0 and up to 1, or null")
+    gb = r.memory_gb
+    good = gb is None or 0 < gb < math.inf
+    _need(good, "resources.memory_gb", gb, "gigabytes above 0, as in 4, or null")
 
 
 def _divides(gpus: float) -> bool:

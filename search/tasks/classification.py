@@ -19,7 +19,7 @@ from search.config import Config
 from search.data import Given, Splits
 from search.data import splits as data
 from search.pareto import TOP1, Metric
-from search.tasks.workload import CALIBRATION_BATCH, About, Identity, Workload
+from search.tasks.workload import CALIBRATION_BATCH, About, Identity, Workload, held
 
 CALIBRATION = 2048  # training images for BN statistics and method states
 SCORING_BATCH = 500
@@ -55,14 +55,14 @@ class Classification:
         )
 
     def inputs(self) -> Iterable[Any]:
-        return Samples.of(self.calibration().batches(CALIBRATION_BATCH)).inputs
+        images = self.calibration()
+        return Samples.of(images.batches(held(CALIBRATION_BATCH, images.shape))).inputs
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         return cross_entropy(model, batch)
 
     def evaluate(self, model: nn.Module, split: str) -> float:
-        part: Images = getattr(self.splits, split)
-        return evaluate(model, part.batches(SCORING_BATCH))
+        return _top1(model, getattr(self.splits, split))
 
     def calibration(self) -> Images:
         """A fixed, shuffled part of the training images for statistics."""
@@ -105,12 +105,11 @@ class ClassificationWorkload(Workload):
         _check_outputs(model, self.task.config, self.train)
 
     def samples(self, batch: int = CALIBRATION_BATCH) -> Samples:
-        return Samples.of(self.calibration.batches(batch))
+        return Samples.of(self.calibration.batches(held(batch, self.calibration.shape)))
 
     def score(self, model: nn.Module, split: str = "val") -> float:
         """Top-1, a fraction."""
-        part = self.val if split == "val" else self.test
-        return evaluate(model, part.batches(SCORING_BATCH))
+        return _top1(model, self.val if split == "val" else self.test)
 
     def epochs(
         self,
@@ -152,6 +151,13 @@ class ClassificationWorkload(Workload):
         first, _ = next(iter(images.batches(PROBES)))
         labels = images.labels.cpu().numpy().tobytes()
         return Identity((labels, first.cpu().contiguous().numpy().tobytes()), first)
+
+
+def _top1(model: nn.Module, images: Images) -> float:
+    on_cpu = images.device.type == "cpu"
+    return evaluate(
+        model, images.batches(held(SCORING_BATCH, images.shape) if on_cpu else SCORING_BATCH)
+    )
 
 
 def skeleton(config: Config, args: Any, given: Given) -> nn.Module:

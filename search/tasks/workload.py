@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,6 +18,12 @@ from search.pareto import Metric
 
 CALIBRATION_BATCH = 100  # the repair rotates its sampling with each batch: many small ones
 MEASURING_BATCH = 256
+BATCH_PIXELS = 2**20  # at most, of these and of what a CPU scores: a batch's activations are held
+
+
+def held(batch: int, shape: Sequence[int]) -> int:
+    """As many images [C, ...] of a batch as have BATCH_PIXELS, no fewer than 16."""
+    return min(batch, max(16, BATCH_PIXELS // max(1, math.prod(shape[1:]))))
 
 
 @dataclass(frozen=True)

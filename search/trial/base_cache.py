@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from pruning import methods
+from pruning.data import Workspace
 from pruning.errors import UserError
 from pruning.graph import ChannelGraph
 from pruning.methods import State
@@ -25,7 +27,13 @@ PROBES = 8  # images whose outputs tell networks with equal weights apart
 logger = logging.getLogger(__name__)
 
 
-def measure(name: str, net: nn.Module, graph: ChannelGraph, work: Workload) -> tuple[State, float]:
+def measure(
+    name: str,
+    net: nn.Module,
+    graph: ChannelGraph,
+    work: Workload,
+    workspace: Workspace | None = None,
+) -> tuple[State, float]:
     """The state of a method and the seconds its measuring took, now or when it was cached.
 
     The key covers weights, structure, data and the method's version. A damaged file is named and
@@ -35,7 +43,8 @@ def measure(name: str, net: nn.Module, graph: ChannelGraph, work: Workload) -> t
     key = f"{name} {method.version}"
 
     def prepare() -> State:
-        return method.prepare(net, graph, work.samples(MEASURING_BATCH))
+        samples = work.samples(MEASURING_BATCH)
+        return method.prepare(net, graph, replace(samples, workspace=workspace or Workspace()))
 
     return _kept(name, key, net, graph, work.identity("calibration"), prepare)
 

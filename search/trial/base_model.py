@@ -23,7 +23,7 @@ from search.pareto import TOP1, CostAxis, Metric
 from search.study import PATH, limits
 from search.tasks import TaskError, Workload
 from search.trial import base_cache as states
-from search.trial import times, whole_model
+from search.trial import budget, times, whole_model
 
 FILE = "base.safetensors"  # of a run
 
@@ -137,6 +137,7 @@ def prepare(
         nonlocal table
         net = plain(net)
         graph, search = trace(net, work.example, keep=config.search.keep), config.search
+        budget.check(config, graph, measured_methods(search))
         if times.wanted(search):
             widths = problem(graph, search).lattice
             table = clock(net, graph, widths, config.latency, times.example_of(work), say)
@@ -151,9 +152,10 @@ def prepare(
         graph = trace(net, work.example, keep=config.search.keep)
         val, test = (_scored(net, graph, work, split) for split in ("val", "test"))
         measured = {}
+        memory = budget.workspace(config, graph, device, say)
         for name in measured_methods(config.search):
             say(f"measuring the base model for method {name}")
-            measured[name] = states.measure(name, net, graph, work)
+            measured[name] = states.measure(name, net, graph, work, memory)
     except TaskError as error:
         raise UserError(str(error)) from error
     return BaseModel(

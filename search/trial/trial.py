@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pruning import methods, oneshot
+from pruning.data import Workspace
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.oneshot import Slimmed
@@ -25,6 +26,7 @@ from search.study import Candidate
 from search.tasks import Workload
 from search.trial.attempts import Report, guarded
 from search.trial.base_model import BaseModel
+from search.trial.budget import workspace
 from search.trial.memory import keep_kernels
 from search.trial.states import REPAIRED, TUNED, WHOLE, Repaired, scored_epochs
 
@@ -48,9 +50,17 @@ class TrialContext:
     task: Workload
     states: Mapping[str, State]
     device: str
+    workspace: Workspace = field(default_factory=Workspace)
 
     @classmethod
-    def open(cls, config: Config, base: BaseModel, device: str = "cpu") -> TrialContext:
+    def open(
+        cls,
+        config: Config,
+        base: BaseModel,
+        device: str = "cpu",
+        say: Callable[[str], object] | None = None,
+    ) -> TrialContext:
+        """say: told now and then how far a repair is."""
         problem = base.problem(config.search)
         keep_kernels(len(problem.graph.layers))
         task = base.task(config, device)
@@ -63,6 +73,7 @@ class TrialContext:
             task=task,
             states=base.states,
             device=device,
+            workspace=workspace(config, problem.graph, device, say),
         )
 
     def score(self, model: nn.Module, split: str = "val") -> float:
@@ -95,7 +106,7 @@ def slim(
         methods.get(method),
         work.states[method],
         widths,
-        work.task.samples(),
+        replace(work.task.samples(), workspace=work.workspace),
         repair=work.config.search.repair,
         score=work.score,
         scalars=scalars,

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.data import Workspace
 from pruning.graph import Keep, cut, trace
 from pruning.reconstruction.error_feedback import _images, repair
 from pruning.reconstruction.refit import Settings
+from pruning.reconstruction.shelf import Shelf
 from pruning.reconstruction.walk import Walk
 from pruning.training import evaluation_mode, recalibrate
 from tests.pruning import sample_models
@@ -266,6 +268,6 @@ def test_large_images_are_read_until_they_are_enough() -> None:
 
     for size, images in ((32, 10_000), (224, 300), (2048, 100)):
         read.clear()
-        used = _images(batches(size))
+        used = _images(batches(size), Shelf(Workspace()))
         assert sum(map(len, used)) == images
         assert len(read) <= len(used) + 1, "no more is decoded than is needed"
