@@ -15,6 +15,7 @@ import numpy as np
 from pruning.data import order, sharing
 from pruning.data.crops import DRAWS
 from pruning.data.decoding import BrokenImageError, Encoded, View
+from pruning.data.leading import Lead
 from pruning.data.sharing import Decoded, Sharing
 from pruning.data.storage import Storage
 from pruning.errors import UserError
@@ -76,13 +77,15 @@ class Pass:
         blocks = blocks[start:]
         depth = 2 * self.threads + -(-ahead // order.BLOCK)
         decoders = ThreadPoolExecutor(self.threads, "decode")
-        loader = _Loader(self.storage, plan, blocks)
+        loader = _Loader(self.storage, plan, blocks, self._lead(plan))
         waiting: deque[Future[Piece]] = deque()
         skip = first - int(begins[start]) if blocks else 0
         try:
             todo = iter(blocks)
             while True:
                 while len(waiting) < depth and (block := next(todo, None)) is not None:
+                    if loader.lead is not None:
+                        loader.lead.begun(block.window, block.index)
                     waiting.append(decoders.submit(self._block, block, loader))
                 if not waiting:
                     return
@@ -95,6 +98,16 @@ class Pass:
             loader.close()
             decoders.shutdown(wait=False, cancel_futures=True)
 
+    def _lead(self, plan: list[order.Window]) -> Lead | None:
+        """None where blocks are not shared."""
+        if self.sharing is None or self.sharing.ring_gb <= 0 or not self.shuffle:
+            return None
+        images = max((len(window.positions) for window in plan), default=0)
+        # what is waited for must not be removed before it is read
+        roomy = 2 * images * self.view.size**2 * 3 <= self.sharing.ring_gb * 1e9
+        name = f"{self.name}-{self.seed:x}-{self.epoch}"
+        return Lead(sharing.folder(self.sharing, name), active=roomy)
+
     def _block(self, block: order.Block, loader: _Loader) -> Piece:
         try:
             rng = np.random.default_rng([self.seed, self.epoch, 1 + block.index])
@@ -103,9 +116,16 @@ class Pass:
             def decode() -> Decoded:
                 return self._decode(block, loader, draws)
 
-            if self.sharing is not None and self.sharing.ring_gb > 0 and self.shuffle:
-                name = f"{self.name}-{self.seed:x}-{self.epoch}/{block.index}.u8"
-                made = sharing.block(self.sharing, name, self.view.size, decode)
+            lead, window = loader.lead, block.window
+            if lead is not None and self.sharing is not None:
+
+                def expected() -> bool:
+                    return not lead.mine(window) and lead.expected(window, block.index)
+
+                place = lead.folder / f"{block.index}.u8"
+                made = sharing.block(place, self.sharing, self.view.size, decode, expected)
+                if not place.exists():  # a full disk: nobody is to wait for it
+                    lead.ends(window)
             else:
                 made = decode()
             mirror = None if draws is None else draws[: len(made.source), -1] < 0.5
@@ -164,9 +184,13 @@ class _Loader:
     """The units of the windows in work, and of the next one; each is read once, when needed."""
 
     def __init__(
-        self, storage: Storage, plan: list[order.Window], blocks: list[order.Block]
+        self,
+        storage: Storage,
+        plan: list[order.Window],
+        blocks: list[order.Block],
+        lead: Lead | None,
     ) -> None:
-        self.storage, self.plan = storage, plan
+        self.storage, self.plan, self.lead = storage, plan, lead
         self.left = Counter(block.window for block in blocks)
         self.loads: dict[int, dict[int, Future[Sequence[Encoded]]]] = {}
         self.lock = threading.Lock()
@@ -187,8 +211,12 @@ class _Loader:
             self.left[window] -= 1
             if not self.left[window]:
                 self.loads.pop(window, None)
+                if self.lead is not None:
+                    self.lead.ends(window)
 
     def close(self) -> None:
+        if self.lead is not None:
+            self.lead.close()
         self.readers.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, window: int) -> None:

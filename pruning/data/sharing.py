@@ -24,7 +24,7 @@ except ImportError:  # Windows: every process decodes for itself
     fcntl = None  # type: ignore[assignment]
 
 PATIENCE_S = 60.0  # a block that another process decodes for longer is decoded here as well
-POLL_S = 0.004
+POLL_S, WAIT_S = 0.004, 0.016  # between looks at a block that is decoded, and that is yet to be
 SWEEP = 32  # blocks written between two looks at the ring's size
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,25 @@ class Decoded:
     pixels: np.ndarray
 
 
-def block(sharing: Sharing, name: str, size: int, decode: Callable[[], Decoded]) -> Decoded:
-    """A block by its name: read where another process has decoded it, else decoded and left."""
-    place = Path(sharing.folder) / "ring" / name
-    found = _read(place, size)
+def folder(sharing: Sharing, name: str) -> Path:
+    """Of the blocks of one pass."""
+    return Path(sharing.folder) / "ring" / name
+
+
+def block(
+    place: Path,
+    sharing: Sharing,
+    size: int,
+    decode: Callable[[], Decoded],
+    expected: Callable[[], bool] = lambda: False,
+) -> Decoded:
+    """A block: read where another process has decoded it, else decoded and left.
+
+    expected: whether another process has it in work; as long as it does, it is waited for.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while (found := _read(place, size)) is None and expected() and time.monotonic() < until:
+        time.sleep(WAIT_S)
     if found is not None:
         return found
     try:

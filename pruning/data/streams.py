@@ -159,27 +159,42 @@ class StreamBatches(Batches):
         source = self.source
         positions = np.concatenate([p.positions for p in pieces])
         shape = (len(positions), source.size, source.size, 3)
-        flips = [np.zeros(len(p.positions), bool) if p.mirror is None else p.mirror for p in pieces]
-        mirrored = torch.from_numpy(np.flatnonzero(np.concatenate(flips)))
         on_cpu = source.device.type == "cpu"
         if on_cpu:
             pixels = self.buffers.take(shape)
         else:
             pin = source.device.type == "cuda"
             pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-        start = 0
-        for piece in pieces:
-            stop = start + len(piece.positions)
-            pixels[start:stop].copy_(torch.from_numpy(piece.pixels))
-            start = stop
+        _fill(pixels, pieces, mirror=on_cpu)
         x = pixels if on_cpu else pixels.to(source.device, non_blocking=True)
-        if len(mirrored):
-            index = mirrored.to(source.device)
-            x[index] = x[index].flip(2)
-        # in place where it is float already, which is the CPU's way
-        x = x.to(torch.float32).mul_(scale).add_(shift).permute(0, 3, 1, 2)
+        if not on_cpu:
+            index = torch.from_numpy(_mirrored(pieces)).to(source.device)
+            if len(index):
+                x[index] = x[index].flip(2)
+        # rows of pixels at a time, as a kernel along three channels is ten times slower; in place
+        # where it is float already, which is the CPU's way
+        rows = x.to(torch.float32).view(*shape[:2], -1)
+        x = torch.addcmul(shift.repeat(source.size), rows, scale.repeat(source.size), out=rows)
         y = source.labels[torch.from_numpy(positions)]
-        return x, y.to(source.device, non_blocking=True)
+        return x.view(shape).permute(0, 3, 1, 2), y.to(source.device, non_blocking=True)
+
+
+def _fill(pixels: Tensor, pieces: list[Piece], *, mirror: bool) -> None:
+    """Put the images into [N, S, S, 3]; mirrored as bytes, a fifteenth of the time of floats."""
+    start = 0
+    for piece in pieces:
+        part = torch.from_numpy(piece.pixels)
+        pixels[start : start + len(part)].copy_(part)
+        if mirror:
+            for i in _mirrored([piece]).tolist():
+                pixels[start + i].copy_(part[i].flip(1))
+        start += len(part)
+
+
+def _mirrored(pieces: list[Piece]) -> np.ndarray:
+    """Which images are to be mirrored, int64."""
+    flips = [np.zeros(len(p.positions), bool) if p.mirror is None else p.mirror for p in pieces]
+    return np.flatnonzero(np.concatenate(flips))
 
 
 class _Buffers:

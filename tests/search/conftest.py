@@ -8,14 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.search import moto_server
+
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     import ray
 
-    # of the store that test_s3.py starts; an address may hold none, and workers inherit these
-    os.environ.setdefault("AWS_ACCESS_KEY_ID", "key")
-    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "secret")
+    for name, value in moto_server.KEYS.items():  # workers inherit them
+        os.environ.setdefault(name, value)
     # sockets lie in it: the path must be short
     with tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as folder:
         ray.init(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from pruning.data import crops, decoding, order, passes, sharing, storage
 from pruning.data.decoding import View, decode
 from pruning.data.sharing import Sharing
-from pruning.data.storage import local_files
+from pruning.data.storage import FileStorage, local_files
 from pruning.data.streams import StreamSet
 from pruning.errors import UserError
 
@@ -249,6 +251,49 @@ def test_four_streams_at_once_decode_each_block_once(
         thread.join()
     assert sorted(calls) == list(range(4))
     assert len(found) == 4 and all(same(found[0], other) for other in found)
+
+
+def test_one_of_four_streams_reads_the_files(
+    photographs: StreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for what it has in work, though they would need the same window."""
+    together = replace(photographs, sharing=Sharing(str(tmp_path / "cache")), threads=2)
+    load, read = FileStorage.load, []
+
+    def counted(self: FileStorage, unit: int) -> Any:
+        read.append(unit)
+        time.sleep(0.002)
+        return load(self, unit)
+
+    monkeypatch.setattr(FileStorage, "load", counted)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(trained(together))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read) == 100
+    assert len(found) == 4 and all(same(found[0], other) for other in found)
+    assert not list((tmp_path / "cache").rglob("*.lead"))
+
+
+def test_nobody_waits_for_a_leader_that_stands_still_or_died(
+    photographs: StreamSet, tmp_path: Path
+) -> None:
+    """What a leader has not begun is decoded at once, and what a dead one began as well."""
+    together = replace(photographs, sharing=Sharing(str(tmp_path / "cache")))
+    ahead = iter(together.batches(8, shuffle=True, augment="auto", generator=generator()))
+    next(ahead)  # leads, and goes no further
+    began = time.monotonic()
+    expected = trained(photographs)
+    assert same(expected, trained(together))
+    folder = next((tmp_path / "cache" / "ring").iterdir())
+    for place in folder.glob("*.u8"):
+        place.unlink()
+    ahead.close()  # type: ignore[attr-defined]
+    (folder / "0.lead").write_bytes((99).to_bytes(8, "little"))  # of a process that was killed
+    assert same(expected, trained(together))
+    assert time.monotonic() - began < sharing.PATIENCE_S
 
 
 def test_the_ring_stays_within_its_size(

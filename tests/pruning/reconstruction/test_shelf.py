@@ -193,6 +193,7 @@ def peak_of_a_repair(memory_gb: float | None) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
+@pytest.mark.nightly(reason="two processes that compute for half a minute")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_budget_is_held() -> None:
     """Real pages of a real process, alone: half of what the same repair takes without a budget."""

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from search.config import loader as configuration
 from search.data import splits
 from search.storage.ledger import Ledger
 from search.trial import base_model
+from tests.search import moto_server
 
 QUICK = ["digits", "--base.epochs=0.5", "--finetune.epochs=0.1", "--search.final_seeds=1"]
 
@@ -35,28 +32,8 @@ QUICK = ["digits", "--base.epochs=0.5", "--finetune.epochs=0.1", "--search.final
 def bucket(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[str]:
     """s3://{}?… of a bucket, its endpoint in the address; `ray_local` has set the keys."""
     pytest.importorskip("moto.server")
-    log = tmp_path_factory.mktemp("moto") / "log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with log.open("wb") as sink:
-        server = subprocess.Popen(command, stdout=sink, stderr=sink)
-    try:
-        endpoint = _endpoint(log)
-        put = urllib.request.Request(f"http://{endpoint}/store", method="PUT")
-        urllib.request.urlopen(put, timeout=60).close()
-        options = f"endpoint_override={endpoint}&scheme=http&region=us-east-1"
-        yield f"s3://store/{{}}?{options}"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _endpoint(log: Path) -> str:
-    for _ in range(600):
-        for word in log.read_text().split():
-            if word.startswith("http://127.0.0.1:"):
-                return word.removeprefix("http://")
-        time.sleep(0.1)
-    raise RuntimeError(f"moto did not start: {log.read_text()}")
+    with moto_server.bucket(tmp_path_factory.mktemp("moto") / "log") as address:
+        yield address
 
 
 def objects(address: str) -> dict[str, int]:
