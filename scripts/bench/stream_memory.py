@@ -93,7 +93,8 @@ def served(here: Path) -> tuple[subprocess.Popen[bytes], str]:
     endpoint = words[0].removeprefix("http://")
     put = urllib.request.Request(f"http://{endpoint}/store", method="PUT")
     urllib.request.urlopen(put, timeout=60).close()
-    address = f"s3://key:secret@store/set?endpoint_override={endpoint}&scheme=http&region=us-east-1"
+    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    address = f"s3://store/set?endpoint_override={endpoint}&scheme=http&region=us-east-1"
     store, path = fs.FileSystem.from_uri(address)
     for file in sorted((here / "set").iterdir()):
         with store.open_output_stream(f"{path}/{file.name}") as stream:
