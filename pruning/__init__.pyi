@@ -13,5 +13,5 @@ from .graph import uniform as uniform
 from .models import ModelInfo as ModelInfo
 from .models import load as load
 from .models import save as save
-from .oneshot import Slimmed as Slimmed
 from .oneshot import prune as prune
+from .slimmed import Slimmed as Slimmed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,101 +14,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.data import Samples, Workspace, arguments, few, first, moved
+from pruning.data import Samples, Workspace, arguments, few, first
 from pruning.errors import MemoryBudgetError, UserError
-from pruning.graph import ChannelGraph, Cost, Keep, cut, lattice, plain, trace
-from pruning.methods import Method, Problem, State, get
-from pruning.models import (
-    Argument,
-    ModelInfo,
-    accepting,
-    arguments_of,
-    called,
-    registry,
-    save,
-    settle,
+from pruning.graph import (
+    ChannelGraph,
+    Keep,
+    cut,
+    lattice,
+    named_tensors,
+    narrowed,
+    nested,
+    plain,
+    trace,
 )
+from pruning.methods import Method, Problem, State, get
+from pruning.models import accepting, arguments_of, settle
 from pruning.reconstruction import (
     compensate_layers,
     error_feedback,
     input_moments,
     norms_after,
 )
-from pruning.training import carry_over, evaluation_mode
+from pruning.slimmed import Slimmed
+from pruning.training import carry_over
 
 REPAIRS = ("auto", "none", "compensate", "feedback")
 
 
 @dataclass(frozen=True)
-class Slimmed:
-    """A slim network, and what it is.
-
-    widths: int64 [groups], in the order of `graph`, the whole network's; macs of one image, params;
-    pruned: its score right after the cut, if asked for; times in seconds; inputs: what it is called
-    with, where that is not one tensor of floats.
-    """
+class Parent:
+    """A network that was cut from the whole one and trained since; widths: int [groups]."""
 
     model: nn.Module
-    widths: np.ndarray
-    pruned: float | None
-    cut_s: float
-    repair_s: float
-    graph: ChannelGraph
-    inputs: tuple[Argument, ...] = ()
-
-    @property
-    def widths_by_name(self) -> dict[str, int]:
-        """Channels kept of each group, by the group's name."""
-        names = (group.name for group in self.graph.groups)
-        return dict(zip(names, self.widths.tolist(), strict=True))
-
-    @property
-    def macs(self) -> int:
-        """MACs of convolutions and linear layers for one image."""
-        return int(Cost(self.graph).macs(self.widths))
-
-    @property
-    def base_macs(self) -> int:
-        """The whole network's."""
-        return Cost(self.graph).base_macs
-
-    @property
-    def params(self) -> int:
-        """Parameters."""
-        return int(Cost(self.graph).params(self.widths))
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
-        """Write one safetensors file that `pruning.load` reads.
-
-        `mean` and `std` tell its reader how pixels of 0 to 1 are to be normalised, a number for
-        each channel (default: not at all). A network that `resolve` made is built again by its
-        name; another is handed in whole, `load(path, base=network)`.
-        """
-        shape = self.graph.input_shape
-        name, args = getattr(self.model, "origin", (registry.handed_in(self.model), {}))
-        first = next(self.model.parameters())
-        with torch.no_grad(), evaluation_mode(self.model):
-            given, named = called(self.inputs, [each.zeros(1) for each in self.inputs])
-            given = given if self.inputs else [first.new_zeros(1, *shape)]
-            outputs = self.model(*moved(given, first.device), **moved(named, first.device))
-        info = ModelInfo(
-            model=name,
-            args=args,
-            input_shape=shape,
-            classes=outputs.shape[-1] if isinstance(outputs, Tensor) else 0,
-            mean=tuple(mean or [0.0] * shape[0]),
-            std=tuple(std or [1.0] * shape[0]),
-            widths=self.widths_by_name,
-            digest=self.graph.digest(),
-            inputs=self.inputs,
-        )
-        save(self.model, path, info)
+    widths: Sequence[int] | np.ndarray
 
 
 def prune(
@@ -173,17 +110,29 @@ def slim(
     repair: str = "auto",
     score: Callable[[nn.Module], float] | None = None,
     scalars: Mapping[str, float] | None = None,
+    parent: Parent | None = None,
 ) -> Slimmed:
     """Cut `model` (left as it is) to `widths` as `method` selects, repair, recalibrate BN.
 
     repair: compensate (least squares on the whole network's inputs, CaP's way), feedback (layer by
     layer, undoing what earlier cuts got wrong), none (what the method does by itself), or auto (the
     method's own choice of these; where its code cannot be followed, each layer alone is refitted).
+    parent: cut further in place of `model`, which it was cut from by the same method and scalars:
+    its units, those of higher scores, are among them the ones that stay.
     """
     _check_repair(repair)
     graph, began = problem.graph, _now(model)
-    asked = np.asarray(widths, dtype=np.int64)
-    keep = method.select(state, problem, asked, **(scalars or {}))
+
+    def selected(wanted: Sequence[int] | np.ndarray) -> Keep:
+        asked = np.asarray(wanted, dtype=np.int64)
+        return method.select(state, problem, asked, **(scalars or {}))
+
+    keep = selected(widths)
+    achieved = graph.kept_widths(keep)
+    if parent is not None:
+        there = selected(parent.widths)
+        model, keep = parent.model, nested(there, keep)
+        graph = narrowed(graph, there, named_tensors(model).keys())
     small = cut(model, graph, keep)
     settle(small, graph.input_shape)
     cut_s = _now(small) - began
@@ -203,7 +152,7 @@ def slim(
             small = settle(cut(model, graph, keep), graph.input_shape)
             _one_by_one(small, model, graph, keep, Samples.of(batches))
     repair_s = _now(small) - began
-    return Slimmed(small, graph.kept_widths(keep), pruned, cut_s, repair_s, graph)
+    return Slimmed(small, achieved, pruned, cut_s, repair_s, problem.graph)
 
 
 def _one_by_one(

@@ -89,7 +89,8 @@ class Session:
         """Leave an interrupted run with the frontier so far, and say how to go on."""
         self.study.close()
         current = record.update(self.place, self.record, status="interrupted", exported=False)
-        self._export(final.so_far(self.config, self.base, self.complete), current)
+        members = final.so_far(self.config, self.base, self.complete)
+        self._export(members, current, over=not self.config.search.parents)
         record.update(self.place, current, exported=True)  # table and points/ agree again
         page.write(self.config.out)
         self.say(f"stopped; the same command goes on from {self.study.finished} finished trials")
@@ -123,9 +124,12 @@ class Session:
         device = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus:g} CPU"
         self.say(f"{share.slots} trials at a time, each with {device}")
 
-    def _export(self, members: Sequence[Member], current: Mapping[str, Any]) -> None:
+    def _export(
+        self, members: Sequence[Member], current: Mapping[str, Any], over: bool = True
+    ) -> None:
+        """over: nothing will begin with the trials' weights any more."""
         points.export(self.config.out, members, self.study.rows, dict(current))
-        if self.config.search.keep_checkpoints == "frontier":
+        if self.config.search.keep_checkpoints == "frontier" and over:
             points.forget_checkpoints(
                 self.config.out, self.study.rows, self.base.metric, self.study.axis
             )

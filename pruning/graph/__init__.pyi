@@ -6,6 +6,8 @@ from .cost import Latency as Latency
 from .cost import Objective as Objective
 from .cost import channel_counts as channel_counts
 from .masking import masked as masked
+from .narrowing import narrowed as narrowed
+from .narrowing import nested as nested
 from .opening import opened as opened
 from .opening import plain as plain
 from .parts import Group as Group

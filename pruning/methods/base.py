@@ -46,6 +46,7 @@ class Method(ABC):
     needs_target: ClassVar[bool] = True
     scalars_select: ClassVar[bool] = False  # whether they order the units of a group, too
     own_repair: ClassVar[str] = "none"  # what `repair: auto` means: none, compensate or feedback
+    inherits: ClassVar[bool] = True  # whether what it measured serves to cut its networks further
 
     @abstractmethod
     def prepare(self, model: nn.Module, graph: ChannelGraph, batches: Batches) -> State:

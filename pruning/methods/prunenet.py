@@ -51,6 +51,7 @@ class PruneNet(Method):
     name = "prunenet"
     scalars: ClassVar[Mapping[str, Scalar]] = {"variance": Scalar(0.0, 1.0, 0.0)}
     scalars_select = True
+    inherits: ClassVar[bool] = False  # its repair has the whole network's means
     version = 3
 
     steps: int = 80

@@ -16,8 +16,8 @@ from surface_search import Array, Bench, Variant, outcome_of
 from search.pareto.strata import alike
 from search.storage.row import Outcome, Row
 from search.study.candidate import Candidate
-from search.study.halving import Halving, rungs
-from search.study.screening import Screening
+from search.study.stopping.halving import Halving, rungs
+from search.study.stopping.screening import Screening
 
 BUDGETS = (200, 400, 600, 1000, 2000)  # epochs of whole trainings: up to 200 trials
 

@@ -1,7 +1,7 @@
-"""The last stage: frontier members trained anew with several seeds, and the test split's only use.
+"""The last stage: frontier members trained further by several seeds, and the test split's only use.
 
 The frontier of single trainings is optimistic, the best of many noisy values. `final_points` of it
-are trained anew, up to `final_seeds` times; the mean on val says whether one stays, the mean on
+are trained further, up to `final_seeds` times; the mean on val says whether one stays, the mean on
 test is reported.
 """
 

@@ -213,6 +213,8 @@ def _final(
     epochs = _mean([row.epochs for row in trained])
     longer = (search.final_epochs or config.finetune.epochs) / epochs - 1 if epochs else 0.0
     once = _mean([row.wall_s for row in trained])
+    if search.parents:  # what a trial has left is cut and repaired already
+        once -= _mean([row.prune_s for row in trained])
     once += longer * _mean([row.finetune_s for row in trained])
     return members * often * max(0.0, once)
 

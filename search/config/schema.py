@@ -79,6 +79,8 @@ class SearchConfig:
             the one-shot allocations of the methods searched (true or false).
         stratify: Aim some proposals at the part of the range of costs with the fewest trials (true
             or false).
+        parents: Begin a trial with the nearest larger network that the run has trained, in place of
+            the base model, and a final training with its trial's weights (true or false).
         early_stopping: off, or mo-asha: after a ninth and a third of the epochs, one trial of three
             goes on among those of about the same cost, by non-dominated sorting. Stopped trials
             count as trials: ask for about three times as many.
@@ -88,10 +90,10 @@ class SearchConfig:
         screen: One trial of so many is fine-tuned (0: all): those that promise most new
             hypervolume by their accuracy after repair. Screened trials count as trials. Of use
             where that accuracy is well above chance (see repair); 5 is good.
-        final_points: Most points of the frontier that are trained anew at the end: those that leave
-            the most hypervolume, by accuracies smoothed over all trials; 0 takes the
-            whole frontier as measured.
-        final_seeds: How often at most each of them is trained anew, for the mean and std of its
+        final_points: Most points of the frontier that are trained further at the end: those that
+            leave the most hypervolume, by accuracies smoothed over all trials; 0 takes the whole
+            frontier as measured.
+        final_seeds: How often at most each of them is trained further, for the mean and std of its
             test accuracy: twice, and further where neighbours' accuracies overlap; 0 keeps the
             weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.
@@ -122,6 +124,7 @@ class SearchConfig:
     repair: Literal["auto", "none", "compensate", "feedback"] = "auto"
     seeds: bool = True
     stratify: bool = True
+    parents: bool = True
     early_stopping: Literal["off", "mo-asha"] = "off"
     patience: int | None = None
     patience_share: float = 0.002

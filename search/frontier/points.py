@@ -101,10 +101,12 @@ def forget_checkpoints(
 ) -> None:
     """Remove the weights of complete trials that the frontier of single trainings leaves out.
 
-    None of them can come back to it: later trials only add to what dominates them.
+    None of them can come back to it: later trials only add to what dominates them. What failed
+    trials began with stays, for their next try.
     """
     done = [row for row in rows if row.status == "complete"]
     kept = {done[i].trial_id for i in front.front(front.points_of(done, metric, axis))}
+    kept |= {row.parent for row in rows if row.status == "failed"}
     # the base model has had no training; it may return where final trainings go badly
     gone = {row.trial_id for row in done if row.trial_id not in kept and row.epochs > 0}
     for file in storage.list_files(storage.open_uri(out) / "checkpoints", ".safetensors"):

@@ -170,6 +170,7 @@ def _baselines(run: Results, column: str, scale: float) -> list[Figure]:
 
 def _about_row(row: Row, run: Results) -> str:
     source = escape(str(row.proposal.get("source", "")))
+    source += f", begun with {escape(row.parent)}" if row.parent else ""
     by = pruned_by(row.method, row.macs, run.record.get("base_macs"))
     return (
         f"trial {escape(row.trial_id)}, {escape(by)}<br>{source}<br>"

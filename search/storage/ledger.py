@@ -58,13 +58,15 @@ class Ledger:
 
     def to_table(self, rows: Iterable[Row] | None = None, metric: Metric = TOP1) -> pa.Table:
         """All rows as a table; checkpoints by their paths in the run, "" where none is kept."""
-        files = storage.list_files(self.run / "checkpoints")
-        kept = {f"checkpoints/{file.name}" for file in files}
-        named = []
+        named, kept = [], self.kept()
         for row in self.rows() if rows is None else rows:
             path = storage.own_path(row.checkpoint)
             named.append(dataclasses.replace(row, checkpoint=path if path in kept else ""))
         return to_table(named, metric)
+
+    def kept(self) -> set[str]:
+        """Paths, in the run, of the weights of trials that are there."""
+        return {f"checkpoints/{f.name}" for f in storage.list_files(self.run / "checkpoints")}
 
     def compact(self, metric: Metric = TOP1) -> storage.Location:
         """Write all rows to `trials.parquet` and return where it is."""

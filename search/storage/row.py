@@ -24,6 +24,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("arch_hash", pa.string(), "method, widths and recipe"),
     ("method", pa.string(), ""),
     ("proposal", pa.string(), "JSON: kind, source, params, scalars, asked"),
+    ("parent", pa.string(), "trial that its weights began with; empty: the base model"),
     ("widths", pa.list_(pa.int32()), "channels per group"),
     ("macs", pa.int64(), "multiply-accumulates for one image"),
     ("params", pa.int64(), "parameters"),
@@ -110,7 +111,8 @@ class Row(Outcome):
     """One finished trial: what it was, and how it ended; costs as achieved.
 
     `proposal` is plain JSON data: kind, source, params (what the sampler chose), scalars and
-    asked. `trial_id` is `NUMBER-HASH`, see `trial_id()`.
+    asked. `trial_id` is `NUMBER-HASH`, see `trial_id()`. `parent`: the trial whose trained network
+    it began with, "" for the base model.
     """
 
     trial_id: str
@@ -120,6 +122,7 @@ class Row(Outcome):
     widths: tuple[int, ...] = dataclasses.field()  # a row without any has an empty one
     macs: int
     params: int
+    parent: str = ""
     predicted_ms: float | None = None
     measured_ms: float | None = None
     measured_iqr_ms: float | None = None

@@ -3,8 +3,8 @@ from .candidate import Candidate as Candidate
 from .candidate import predicted as predicted
 from .ehvi.finalists import finalists as finalists
 from .factory import make_study as make_study
-from .halving import Halving as Halving
-from .halving import rungs as rungs
-from .screening import Screening as Screening
+from .stopping import Halving as Halving
+from .stopping import Screening as Screening
+from .stopping import rungs as rungs
 from .study import Study as Study
 from .warm_start import PATH as PATH

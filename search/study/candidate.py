@@ -98,6 +98,7 @@ class StudyOptions:
         tries: Infeasible or known proposals in a row before the frontier is mutated instead.
         metric: What scores are.
         retry_failed: Run trials again that failed; their rows stay until they have ended.
+        parents: Begin trials with the nearest larger network that the run has trained.
     """
 
     sampler: str = "tpe"
@@ -111,12 +112,16 @@ class StudyOptions:
     concurrency: int = 1
     tries: int = 4
     retry_failed: bool = False
+    parents: bool = False
     metric: Metric = TOP1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What a trial is to run; plain data. `widths` None: the trial resolves them from scalars."""
+    """What a trial is to run; plain data. `widths` None: the trial resolves them from scalars.
+
+    parent: the trial whose trained network it begins with; "" for the base model.
+    """
 
     trial_id: str
     arch_hash: str
@@ -127,6 +132,7 @@ class Candidate:
     scalars: Mapping[str, float]
     asked: float
     params: Mapping[str, Any]
+    parent: str = ""
 
     @property
     def proposal(self) -> dict[str, Any]:
@@ -161,6 +167,7 @@ class Candidate:
             arch_hash=row.arch_hash,
             method=row.method,
             widths=row.widths or None,
+            parent=row.parent,
             **{"asked": asked} | known,
         )
 
@@ -184,6 +191,7 @@ class Candidate:
             arch_hash=self.arch_hash,
             method=self.method,
             proposal=self.proposal,
+            parent=self.parent,
             macs=int(cost.macs(widths)) if widths.size else 0,
             params=int(cost.params(widths)) if widths.size else 0,
             predicted_ms=predicted(cost, widths),

@@ -11,7 +11,7 @@ from search.pareto import TOP1, Metric, Strata
 from search.storage import Ledger, Row
 from search.study import limits as reach
 from search.study import spaces, warm_start
-from search.study.candidate import StudyOptions, predicted
+from search.study.candidate import Seed, StudyOptions, predicted
 from search.study.study import Study
 
 
@@ -30,7 +30,10 @@ def make_study(
     low, high = reach.shares(limits, cost)
     space, low, high = spaces.make(config.search, problem, states, low, high, limits)
     names = method_names(config.search.method)
-    plan = warm_start.plan(problem, states, names, low, high, limits) if config.search.seeds else []
+    budget = config.trials if config.search.parents else None
+    plan: list[Seed] = []
+    if config.search.seeds:
+        plan = warm_start.plan(problem, states, names, low, high, limits, budget)
     options = StudyOptions(
         sampler=config.search.sampler,
         seeds=plan,
@@ -41,6 +44,7 @@ def make_study(
         strata=Strata(low, high) if config.search.stratify else None,
         concurrency=concurrency,
         retry_failed=config.search.retry_failed,
+        parents=config.search.parents,
         metric=metric,
     )
     return Study(space, Ledger(config.out), cost, problem.lattice, options)

@@ -33,11 +33,11 @@ _STATES = {
 class Proposer:
     """Maximises the gain of the metric and minimises the cost (shares of the base's)."""
 
-    def __init__(self, space: Space, options: StudyOptions, axis: CostAxis) -> None:
-        """`ehvi` models networks by their widths: other spaces than of widths are TPE's."""
+    def __init__(self, space: Space, options: StudyOptions, axis: CostAxis, groups: int) -> None:
+        """`ehvi` models networks by their widths, as many as `groups`: other spaces are TPE's."""
         name = options.sampler
         self.name = "tpe" if name == "ehvi" and not isinstance(space, WidthSpace) else name
-        self.space, self.seed, self.axis = space, options.seed, axis
+        self.space, self.seed, self.axis, self.groups = space, options.seed, axis, groups
         self.concurrency, self.metric = options.concurrency, options.metric
         self._distributions = space.distributions()
         samplers.warn_if_slow(name, len(self._distributions))
@@ -93,6 +93,13 @@ class Proposer:
 
     def params(self, number: int) -> Params:
         return dict(self.trial(number).params)
+
+    def params_of(self, row: Row) -> Params:
+        """What the sampler could have chosen for it, if it has other parameters today."""
+        params: Params = row.proposal.get("params", {})
+        if complete(self.space, params) is None and len(row.widths) == self.groups:
+            params = self.space.encode(row.widths, row.method)
+        return params
 
     def mark(
         self,

@@ -9,18 +9,20 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from pruning.graph import Cost, Lattice
 from search.pareto import CostAxis, Patience, front
-from search.storage import Ledger, Outcome, Row, arch_hash, trial_id
+from search.storage import Ledger, Outcome, Row, arch_hash, files, trial_id
 from search.study import samplers
 from search.study.candidate import Candidate, Proposal, Seed, StudyOptions
 from search.study.ehvi import TRIAL_ID, WARM
+from search.study.lineage import Lineage
 from search.study.proposer import Proposer
-from search.study.width_space import RATIO, Params, Space, complete
+from search.study.width_space import RATIO, Params, Space
 
 MUTANTS = 256  # of the frontier, tried where the sampler finds nothing new
 INFEASIBLE = 4  # trials that an infeasible one stands for where the range is filled evenly
@@ -44,21 +46,22 @@ class Study:
         self.axis = CostAxis(cost.objective, cost.base)
         self.rows: list[Row] = []
         self.running: dict[str, tuple[Candidate, int]] = {}
-        self.proposer = Proposer(space, options, self.axis)
+        self.proposer = Proposer(space, options, self.axis, len(lat.high))
+        self.lineage = Lineage(self.axis)
         self._seeds = deque(options.seeds)
         self._known: set[str] = set()
         for row in options.warm:
             self._replay(row, WARM + row.trial_id)
         self._failed: deque[Row] = deque()
         self.retried: dict[str, Row] = {}  # trials that run again, and how they ended before
-        rows = ledger.rows(mend=True)
+        rows, kept = ledger.rows(mend=True), ledger.kept() if options.parents else ()
         for row in rows:
             if options.retry_failed and row.status == "failed":
                 self._failed.append(row)
                 self._known.add(row.arch_hash)
                 continue
             self._replay(row, row.trial_id)
-            self._record(row)
+            self._record(row, files.own_path(row.checkpoint) in kept)
         self.next_number = max((row.number for row in rows), default=-1) + 1
 
     @property
@@ -124,7 +127,9 @@ class Study:
             return None
         row = self._failed.popleft()
         candidate = Candidate.of_row(row)
-        number = self.proposer.adopt(self._params(row))
+        if not self.lineage.has(row.parent):
+            candidate = replace(candidate, parent="")
+        number = self.proposer.adopt(self.proposer.params_of(row))
         self._mark(number, row.trial_id, row)
         self.running[row.trial_id] = candidate, number
         self.retried[row.trial_id] = row
@@ -135,9 +140,8 @@ class Study:
             seed = self._seeds.popleft()
             asked = self.cost.of(np.array(seed.widths))
             proposal = Proposal("seed", seed.method, asked, seed.widths, seed.scalars)
-            candidate = self._candidate(
-                proposal, self.space.encode(proposal.widths or (), proposal.method), seed.name
-            )
+            params = self.space.encode(seed.widths, seed.method)
+            candidate = self._candidate(proposal, params, seed.name)
             if self._start(candidate):
                 return candidate
         return None
@@ -171,9 +175,8 @@ class Study:
             asked = self.cost.of(np.array(widths))
             scalars = parent.proposal.get("scalars", {})
             proposal = Proposal("mutation", parent.method, asked, widths, scalars)
-            candidate = self._candidate(
-                proposal, self.space.encode(proposal.widths or (), proposal.method), parent.trial_id
-            )
+            params = self.space.encode(widths, parent.method)
+            candidate = self._candidate(proposal, params, parent.trial_id)
             if self._start(candidate):
                 return candidate
         return None
@@ -202,27 +205,24 @@ class Study:
     def _candidate(self, proposal: Proposal, params: Params, source: str) -> Candidate:
         digest = self._hash(proposal)
         name = trial_id(self.next_number, digest)
-        return Candidate.of_proposal(name, digest, proposal, params, source)
+        found = Candidate.of_proposal(name, digest, proposal, params, source)
+        return replace(found, parent=self.lineage.of(found))
 
     def _hash(self, network: Proposal | Seed) -> str:
         recipe = self.options.recipe
         return arch_hash(network.method, network.widths, recipe, network.scalars)
 
     def _replay(self, row: Row, name: str) -> None:
-        number = self.proposer.adopt(self._params(row))
+        number = self.proposer.adopt(self.proposer.params_of(row))
         self._mark(number, name, row)
         self.proposer.finish(number, row)
 
-    def _params(self, row: Row) -> Params:
-        """What the sampler could have chosen for it, if it has other parameters today."""
-        params: Params = row.proposal.get("params", {})
-        if complete(self.space, params) is None and len(row.widths) == len(self.lat.high):
-            params = self.space.encode(row.widths, row.method)
-        return params
-
-    def _record(self, row: Row) -> None:
+    def _record(self, row: Row, kept: bool = True) -> None:
+        """kept: whether its weights are there."""
         self.rows.append(row)
         self._known.add(row.arch_hash)
+        if kept and self.options.parents:
+            self.lineage.add(row)
 
     def _mark(self, number: int, name: str, network: Row | Candidate) -> None:
         widths = network.widths

@@ -25,11 +25,15 @@ def plan(
     low: float,
     high: float,
     limits: Limits | None = None,
+    budget: int | None = None,
 ) -> list[Seed]:
     """Seeds in the order to run them. names: the methods searched; low, high: shares of the base.
 
-    The base model; uniform widths and the gain-curve path in turns over the range, its ends first,
-    so that a short search covers it; then every method's own one-shot allocation.
+    The base model; uniform widths and the gain-curve path in turns over the range; then every
+    method's own one-shot allocation. budget: trials of a search whose networks may begin with
+    larger ones. If it has room for these, the range is run through from the largest to the
+    smallest, so that each finds a parent that was trained; else its ends come first, so that a
+    short search covers it.
     """
     limits, cost, lat, first = limits or Limits(), problem.cost, problem.lattice, names[0]
 
@@ -42,7 +46,8 @@ def plan(
 
     seeds = [_seed("base", first, problem.graph.widths)] if high >= 1 else []
     shares = even(low, min(high, 0.9), LEVELS)
-    for share in _outside_in(shares.tolist()):
+    in_turn = budget is not None and budget > 2 * len(shares)
+    for share in sorted(shares, reverse=True) if in_turn else _outside_in(shares.tolist()):
         widths = fit(
             cost,
             lambda t: uniform(problem.graph, lat, t),

@@ -1,7 +1,8 @@
-"""A final training: a member of the frontier trained anew by one seed, and stored. No Ray in here.
+"""A final training: a frontier member trained further by one seed, and stored. No Ray in here.
 
-It is the second kind of trial: the same worker runs it, on the same TrialContext. What it leaves is
-no row but a file in RUN/finals, written once it is done; one that is there is not repeated.
+It is the second kind of trial: the same worker runs it, on the same TrialContext. It begins with
+what its trial has left (search.parents false: with the base model, cut anew). What it leaves is no
+row but a file in RUN/finals, written once it is done; one that is there is not repeated.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import nn
 
+from pruning.errors import UserError
 from pruning.models import checkpoint, files
 from pruning.training import Recipe
 from search.config import Config
 from search.storage import Row
 from search.storage import files as storage
 from search.trial.attempts import Report, guarded
-from search.trial.trial import TrialContext, save, seed_of, slim, tune
+from search.trial.trial import TrialContext, kept, save, seed_of, slim, tune
 
 ALL = 2  # trainings that each member has; more where neighbours overlap
 OWN = -1  # stands for "no training: the weights that the trial left"
@@ -68,10 +72,15 @@ def repeats(config: Config) -> list[int]:
     return [*range(config.search.final_seeds)] or [OWN]
 
 
-def epochs_of(config: Config) -> float:
-    """Epochs of a final training; those of a trial where members keep their trials' weights."""
+def epochs_of(config: Config, row: Row | None = None) -> float:
+    """Epochs of a final training; those of a trial where members keep their trials' weights.
+
+    row: whose training it is. A network without a trial, a one-shot, has its trial's epochs, too.
+    """
     asked = config.search.final_epochs if config.search.final_seeds else None
-    return asked or config.finetune.epochs
+    own = asked or config.finetune.epochs
+    alone = row is not None and not row.checkpoint and config.search.final_seeds
+    return own + config.finetune.epochs if alone and config.search.parents else own
 
 
 def longest(config: Config) -> float | None:
@@ -103,7 +112,8 @@ def store(config: Config, row: Row, k: int, training: Training) -> None:
 
 def run(work: TrialContext, job: Job) -> Iterator[Report]:
     """Reports of one final training, the last with a `status`, see `guarded`."""
-    recipe = replace(work.config.finetune.recipe(), epochs=epochs_of(work.config))
+    epochs = epochs_of(work.config, job.row)
+    recipe = replace(work.config.finetune.recipe(), epochs=epochs)
     return guarded(partial(_attempt, work, job), recipe, work.device, halves=work.task.halves)
 
 
@@ -126,20 +136,29 @@ def _train(work: TrialContext, job: Job, recipe: Recipe) -> Generator[Report, No
     """Reports each epoch; returns the Training."""
     config, began, (row, k) = work.config, time.perf_counter(), job
     seed = seed_of(config, row.arch_hash) + 1 + k
-    asked = np.array(row.widths, dtype=np.int64)
-    slimmed = slim(work, row.method, asked, row.proposal.get("scalars", {}))
-    val = work.score(slimmed.model)
-    before = work.before(slimmed.model, val)
-    for epoch, tuned in tune(work, slimmed.model, recipe, seed):
+    widths = np.array(row.widths, dtype=np.int64)
+    model = _begun(work, row)
+    val = work.score(model)
+    before = work.before(model, val)
+    for epoch, tuned in tune(work, model, recipe, seed):
         val = tuned
         yield {"epochs": epoch.epoch, "score_val": val}
-    _, val = before.better(slimmed.model, val)
-    test = work.score(slimmed.model, "test")
+    _, val = before.better(model, val)
+    test = work.score(model, "test")
     place = files.join(config.out, "finals", f"{row.trial_id}-{k}-{recipe.epochs:g}.safetensors")
-    save(work, slimmed.model, slimmed.widths, place, score_val=val, score_test=test)
+    save(work, model, widths, place, score_val=val, score_test=test)
     return Training(seed, val, test, recipe.epochs, time.perf_counter() - began, place)
 
 
+def _begun(work: TrialContext, row: Row) -> nn.Module:
+    """What a final training begins with."""
+    if work.config.search.parents and row.checkpoint:
+        with suppress(UserError):  # removed by someone: the trial can be had again, untrained
+            return kept(work, storage.inside(work.config.out, row.checkpoint))
+    widths = np.array(row.widths, dtype=np.int64)
+    return slim(work, row.method, widths, row.proposal.get("scalars", {})).model
+
+
 def _file(config: Config, row: Row, k: int) -> storage.Location:
-    name = "own" if k == OWN else f"{k}-{epochs_of(config):g}"
+    name = "own" if k == OWN else f"{k}-{epochs_of(config, row):g}"
     return storage.open_uri(config.out) / "finals" / f"{row.trial_id}-{name}.json"

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning import methods, oneshot
+from pruning import UserError, methods, oneshot
 from pruning.data import Workspace
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
-from pruning.oneshot import Slimmed
+from pruning.oneshot import Parent
+from pruning.slimmed import Slimmed
 from pruning.training import EpochResult, Recipe
 from search.config import Config
 from search.study import Candidate
@@ -97,9 +98,16 @@ def seed_of(config: Config, arch_hash: str) -> int:
 
 
 def slim(
-    work: TrialContext, method: str, widths: np.ndarray, scalars: Mapping[str, float]
+    work: TrialContext,
+    method: str,
+    widths: np.ndarray,
+    scalars: Mapping[str, float],
+    parent: str = "",
 ) -> Slimmed:
-    """Cut the base model to widths as the method selects, and repair it, before any training."""
+    """Cut to widths as the method selects, and repair, before any training.
+
+    What is cut: the base model, or what the trial `parent` has left (else FileNotFoundError).
+    """
     return oneshot.slim(
         work.model,
         work.problem,
@@ -110,7 +118,28 @@ def slim(
         repair=work.config.search.repair,
         score=work.score,
         scalars=scalars,
+        parent=_parent(work, parent) if parent else None,
     )
+
+
+def kept(work: TrialContext, place: str) -> nn.Module:
+    """A network that a trial has left, on the device. UserError where it cannot be read."""
+    return work.task.settle(checkpoint.load(place, base=work.base.model(work.config)))
+
+
+def _parent(work: TrialContext, name: str) -> Parent:
+    place = _weights(work, name)
+    try:
+        widths = checkpoint.info(place).widths
+        model = kept(work, place)
+    except UserError as error:  # this trial's matter, not the search's
+        raise FileNotFoundError(f"its parent {name} is gone ({error})") from error
+    return Parent(model, [widths[group.name] for group in work.problem.graph.groups])
+
+
+def _weights(work: TrialContext, name: str) -> str:
+    """Where a trial leaves its network."""
+    return files.join(work.config.out, "checkpoints", f"{name}.safetensors")
 
 
 def tune(
@@ -146,7 +175,7 @@ def _attempt(
         report |= dict.fromkeys(("score_pruned", "score_repaired", "score_val"), work.base.val)
         report["state"] = WHOLE
     else:
-        slimmed = slim(work, candidate.method, asked, candidate.scalars)
+        slimmed = slim(work, candidate.method, asked, candidate.scalars, candidate.parent)
         model, widths, epochs = slimmed.model, slimmed.widths, recipe.epochs
         recalibrated = work.score(model)
         report |= {"score_pruned": slimmed.pruned, "prune_s": slimmed.cut_s + slimmed.repair_s}
@@ -164,7 +193,7 @@ def _attempt(
             if i < math.ceil(epochs):  # the last one reports below, with its status
                 yield report | {"wall_s": time.perf_counter() - began}
         report["state"], report["score_val"] = before.better(model, report["score_val"])
-    place = files.join(work.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
+    place = _weights(work, candidate.trial_id)
     report["checkpoint"] = save(work, model, widths, place, score_val=report["score_val"])
     yield report | {"status": "complete", "wall_s": time.perf_counter() - began}
 

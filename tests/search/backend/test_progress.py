@@ -37,22 +37,23 @@ def timeline(trials: int, seed: int, repair_s: float, epoch_s: float) -> list[Ro
 @pytest.mark.parametrize(("seeds", "final_epochs"), [(0, None), (1, None), (3, None), (3, 8.0)])
 @pytest.mark.parametrize("trials", [40, 100, 200])
 @pytest.mark.parametrize("cold", [0.0, 30.0])
+@pytest.mark.parametrize("parents", [True, False])
 def test_finding_8_10_time_left_comes_true(
-    slots: int, seeds: int, final_epochs: float | None, trials: int, cold: float
+    slots: int, seeds: int, final_epochs: float | None, trials: int, cold: float, parents: bool
 ) -> None:
     """cold: seconds more that a worker's first training takes, and that workers take to be there.
 
     Once each worker has ended two.
     """
     base = Config()
-    search = replace(base.search, final_seeds=seeds, final_epochs=final_epochs)
+    search = replace(base.search, final_seeds=seeds, final_epochs=final_epochs, parents=parents)
     recipe = replace(base.finetune, epochs=2.0)
     config = replace(base, trials=trials, search=search, finetune=recipe)
     rows = timeline(trials, seed=trials, repair_s=1.0, epoch_s=3.0)
     members = [rows[i] for i in front.front(front.points_of(rows))][: search.final_points]
     often = (min(final_training.ALL, seeds) + seeds) / 2
     ratio = (final_epochs or 2.0) / 2.0
-    finals = often * sum(row.prune_s + row.finetune_s * ratio for row in members)
+    finals = sum((not parents) * row.prune_s + row.finetune_s * ratio for row in members) * often
     rows[1 : slots + 1] = [replace(r, wall_s=r.wall_s + cold) for r in rows[1 : slots + 1]]
     for done in (trials // 10, trials // 3, trials // 2):
         if cold and done < 2 * slots:

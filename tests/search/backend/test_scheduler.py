@@ -13,7 +13,7 @@ from search.pareto import front
 from search.pareto.strata import Strata
 from search.storage.ledger import Ledger
 from search.storage.row import Outcome
-from search.study.halving import Halving
+from search.study.stopping.halving import Halving
 from search.study.study import Study
 from search.study.width_space import WidthSpace
 from tests.search.spaces import accuracy, network

@@ -22,7 +22,7 @@ from search.report import charts, frontier_chart, tables
 from search.storage import results
 from search.storage.ledger import Ledger
 from search.storage.row import Row
-from tests.search.runs import COST, make_rows, make_run, members
+from tests.search.runs import COST, failed, make_rows, make_run, members
 
 
 def frontier_of(rows: Sequence[Row]) -> list[Row]:
@@ -57,6 +57,19 @@ def test_finding_7_12_tables_name_weights_that_are_there(written: str, tmp_path:
     assert 0 < len(kept) < len(rows)
     members = pq.read_table(run / "frontier.parquet")["checkpoint"].to_pylist()
     assert all((run / name).is_file() for name in members)
+
+
+def test_what_a_failed_trial_began_with_stays_for_its_next_try(tmp_path: Path) -> None:
+    rows = make_rows(12)
+    run = Path(make_run(tmp_path / "run", rows))
+    for row in rows:
+        (run / "checkpoints" / f"{row.trial_id}.safetensors").touch()
+    dominated = [row for row in rows if row not in frontier_of(rows) and row.epochs]
+    needed, gone = dominated[:2]
+    late = failed(replace(rows[-1], trial_id="00099-x", parent=needed.trial_id), "no memory")
+    points.forget_checkpoints(str(run), [*rows, late])
+    kept = {file.stem for file in (run / "checkpoints").iterdir()}
+    assert needed.trial_id in kept and gone.trial_id not in kept
 
 
 @pytest.mark.parametrize("lost", ["points/001/model.safetensors", "frontier.csv", "frontier.png"])

@@ -135,7 +135,7 @@ def test_table_has_the_contract_s_columns_and_types(ledger):
     assert (
         table.column_names
         == (
-            "trial_id arch_hash method proposal widths macs params predicted_ms measured_ms "
+            "trial_id arch_hash method proposal parent widths macs params predicted_ms measured_ms "
             "measured_iqr_ms score_pruned score_repaired "
             "score_val state curve epochs status reason seed prune_s finetune_s wall_s host device "
             "checkpoint started_at"

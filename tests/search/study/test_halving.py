@@ -8,7 +8,7 @@ import pytest
 from search.pareto import CostAxis, front
 from search.pareto.strata import Strata
 from search.storage.row import Row
-from search.study.halving import Halving, rungs
+from search.study.stopping.halving import Halving, rungs
 
 STRATA = Strata(0.0, 0.4, bins=2)  # below and above 10 % of the MACs
 

@@ -11,7 +11,7 @@ import pytest
 from search.pareto import front
 from search.pareto.strata import Strata
 from search.storage.row import Row, Status
-from search.study.screening import FEWEST, Screening
+from search.study.stopping.screening import FEWEST, Screening
 
 MACS = 1_000_000
 REFERENCE = front.Reference(MACS, 0.1)

@@ -4,7 +4,7 @@ A rung is a number of epochs. All that reached a rung are put in order by non-do
 (cost, score), the least crowded first within a rank, and a trial goes on if it is among the first
 1/factor of those with about its cost, or the best of its part of the range. So the cheap end is
 never starved, and no part of the range stays empty. Scores before any gradient step are judged
-otherwise: screening.py.
+otherwise: `screening`.
 
 Schmucker et al., Multi-objective asynchronous successive halving (2021).
 """
