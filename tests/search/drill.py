@@ -21,7 +21,7 @@ import numpy as np
 
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.models import files
-from pruning.models.tensors import write_tensors
+from pruning.models.tensors import read_tensors, write_tensors
 from pruning.training.recipe import Recipe
 from search import runner
 from search.backend import final
@@ -33,6 +33,7 @@ from search.study.factory import make_study
 from search.trial import base_model, trial
 from search.trial.base_model import BaseModel
 from search.trial.final_training import Training
+from search.trial.states import TUNED
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes
@@ -96,6 +97,8 @@ def attempt(
     mark = shop.marks / f"{candidate.arch_hash}.{time.time_ns()}"
     earlier = len(list(shop.marks.glob(f"{candidate.arch_hash}.*")))
     mark.write_text(candidate.source)
+    if candidate.parent:
+        read_tensors(_weights(shop, candidate.parent))
     graph: ChannelGraph = shop.graph
     top1 = accuracy(graph, candidate.widths or ())
     report = {"widths": list(candidate.widths or ()), "reason": reason, "score_repaired": top1}
@@ -110,10 +113,15 @@ def attempt(
         time.sleep(10_000)
     if fault == "killed" or (fault == "killed once" and not earlier):
         os.kill(os.getpid(), signal.SIGKILL)
-    place = files.join(shop.config.out, "checkpoints", f"{candidate.trial_id}.safetensors")
+    place = _weights(shop, candidate.trial_id)
     write_tensors(place, {"x": trial.torch.zeros(1)}, {})
     top1 = math.nan if fault == "nan" else top1
-    yield report | {"score_val": top1, "epochs": 2.0, "checkpoint": place, "status": "complete"}
+    report |= {"score_val": top1, "epochs": 2.0, "checkpoint": place, "state": TUNED}
+    yield report | {"status": "complete"}
+
+
+def _weights(shop: Shop, name: str) -> str:
+    return files.join(shop.config.out, "checkpoints", f"{name}.safetensors")
 
 
 def measure(config: Config, base: BaseModel, rows: Any, share: Any, say: Any) -> list[final.Member]:

@@ -274,6 +274,9 @@ def test_drill(tmp_path: Path, temp: str) -> None:
         if row.status == "complete":
             assert row.score_val == expected(graph, row.widths)
     assert set(FAULTS.values()) <= set(met)
+    whole = {row.trial_id for row in rows if row.status == "complete"}
+    parents = {row.parent for row in rows} - {""}
+    assert parents and parents <= whole
 
     # finished trials never ran again: no start of one after its row was written
     for row in rows:
