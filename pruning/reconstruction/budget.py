@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pruning.data import Workspace, part_size
@@ -127,6 +127,7 @@ def refuse(what: str, needed: float, workspace: Workspace, instead: str) -> None
         )
 
 
-def _named(graph: ChannelGraph, names: Iterable[str]) -> Iterator[Layer]:
+def _named(graph: ChannelGraph, names: Iterable[str]) -> Iterable[Layer]:
+    """The layers of these weights; one that is called more than once counts once."""
     wanted = set(names)
-    return (layer for layer in graph.layers if layer.weight in wanted)
+    return {layer.weight: layer for layer in graph.layers if layer.weight in wanted}.values()

@@ -158,7 +158,7 @@ def input_moments(
     """
     reads = graph.readers() if only is None else graph.readers() & set(only)
     samples = Samples.of(batches)
-    names = [layer.weight for layer in graph.layers if layer.weight in reads]
+    names = list(dict.fromkeys(x.weight for x in graph.layers if x.weight in reads))
     room = samples.workspace.bytes  # no share of it: these are few and large, and have no holes
     beside, most = budget.measuring(graph, names)
     least = max(beside + most, budget.ordering(graph))
