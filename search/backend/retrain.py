@@ -25,7 +25,7 @@ SAY_EVERY = 20.0  # seconds
 class JobSearcher(RetryingSearcher):
     """Hands out batches of jobs, the next one when all of the one before have ended.
 
-    `batches` may so look at what was stored before. `over`: none is left.
+    `batches` may so look at what was stored before. `first`: of all, `over`: none is left.
     """
 
     def __init__(self, batches: Iterable[Sequence[Job]], say: Callable[[str], None]) -> None:
@@ -36,6 +36,7 @@ class JobSearcher(RetryingSearcher):
         self._queue: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}  # handed out and not ended, by name
         self._fill()
+        self.first = self._queue[0] if self._queue else None
 
     def next(self) -> Any:
         try:
@@ -73,18 +74,19 @@ class JobSearcher(RetryingSearcher):
 
 
 class Told(tune.Callback):
-    """How many are done, now and then."""
+    """How many are done, now and then; once each number."""
 
     def __init__(self, searcher: JobSearcher) -> None:
-        self.searcher, self.at = searcher, time.monotonic()
+        self.searcher, self.at, self.said = searcher, time.monotonic(), ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune stores its callbacks for a restore that is never used
 
     def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
-        if time.monotonic() - self.at > SAY_EVERY:
-            self.at = time.monotonic()
-            self.searcher.say(f"{self.searcher.done} of {self.searcher.count} final trainings done")
+        line = f"{self.searcher.done} of {self.searcher.count} final trainings done"
+        if line != self.said and time.monotonic() - self.at > SAY_EVERY:
+            self.at, self.said = time.monotonic(), line
+            self.searcher.say(line)
 
 
 def train_all(
@@ -102,10 +104,10 @@ def train_all(
     the user stopped it, UserError where no training can succeed.
     """
     searcher = JobSearcher(batches, say)
-    if searcher.over:
+    if searcher.first is None:
         return
     watch = []
-    if (limit := final_training.longest(config)) is not None:
+    if (limit := final_training.longest(config, searcher.first.row)) is not None:
         watch.append(Watchdog(limit, searcher.ends, f"not done after {limit:g} s"))
     trainable = tuner.trainable(config, base, share, open_context, body, Job.from_config)
     callbacks = [Told(searcher), *watch]

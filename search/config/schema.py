@@ -98,6 +98,7 @@ class SearchConfig:
             weights that it has.
         final_epochs: Epochs of these trainings; null is finetune.epochs.
         keep_checkpoints: Which finished trials keep their weights: those on the frontier, or all.
+            Until the run is complete all are kept while trials have parents.
         reference_point: Hypervolume's reference point, [cost, score]; null is what the base model
             costs, and chance. A run keeps its first one.
         trial_timeout_s: Longest time of one trial in s; null is no limit. A final training has as

@@ -14,7 +14,10 @@ from .results import pruned_by as pruned_by
 from .results import read_points as read_points
 from .results import read_record as read_record
 from .results import score as score
+from .row import REPAIRED as REPAIRED
 from .row import STATUSES as STATUSES
+from .row import TUNED as TUNED
+from .row import WHOLE as WHOLE
 from .row import Outcome as Outcome
 from .row import Row as Row
 from .row import Status as Status

@@ -18,6 +18,7 @@ from search.storage import checks
 
 Status = Literal["complete", "stopped", "failed", "infeasible"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
+WHOLE, REPAIRED, TUNED = "whole", "repaired", "tuned"  # which network a trial keeps
 
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("trial_id", pa.string(), ""),
@@ -34,7 +35,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("score_pruned", pa.float64(), "fraction, validation split, right after the cut"),
     ("score_repaired", pa.float64(), "fraction, validation split, before any gradient step"),
     ("score_val", pa.float64(), "fraction, validation split"),
-    ("state", pa.string(), "the network kept: whole | repaired | tuned"),
+    ("state", pa.string(), f"the network kept: {WHOLE} | {REPAIRED} | {TUNED}"),
     ("curve", pa.list_(pa.float64()), "fraction, validation split, after each epoch"),
     ("epochs", pa.float64(), "epochs of fine-tuning"),
     ("status", pa.string(), " | ".join(STATUSES)),

@@ -142,7 +142,13 @@ class Candidate:
 
     @classmethod
     def of_proposal(
-        cls, name: str, digest: str, proposal: Proposal, params: Mapping[str, Any], source: str
+        cls,
+        name: str,
+        digest: str,
+        proposal: Proposal,
+        params: Mapping[str, Any],
+        source: str,
+        parent: str = "",
     ) -> Candidate:
         """What a proposal asks for, under a name; source: who made it, from these parameters."""
         return cls(
@@ -155,6 +161,7 @@ class Candidate:
             scalars=dict(proposal.scalars),
             asked=proposal.asked,
             params=params,
+            parent=parent,
         )
 
     @classmethod

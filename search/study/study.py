@@ -204,9 +204,8 @@ class Study:
 
     def _candidate(self, proposal: Proposal, params: Params, source: str) -> Candidate:
         digest = self._hash(proposal)
-        name = trial_id(self.next_number, digest)
-        found = Candidate.of_proposal(name, digest, proposal, params, source)
-        return replace(found, parent=self.lineage.of(found))
+        name, parent = trial_id(self.next_number, digest), self.lineage.of(proposal)
+        return Candidate.of_proposal(name, digest, proposal, params, source, parent)
 
     def _hash(self, network: Proposal | Seed) -> str:
         recipe = self.options.recipe

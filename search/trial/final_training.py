@@ -79,16 +79,21 @@ def epochs_of(config: Config, row: Row | None = None) -> float:
     """
     asked = config.search.final_epochs if config.search.final_seeds else None
     own = asked or config.finetune.epochs
-    alone = row is not None and not row.checkpoint and config.search.final_seeds
-    return own + config.finetune.epochs if alone and config.search.parents else own
+    if row is None or row.checkpoint or not config.search.final_seeds or not config.search.parents:
+        return own
+    return own + config.finetune.epochs
 
 
-def longest(config: Config) -> float | None:
+def longest(config: Config, row: Row | None = None) -> float | None:
     """Seconds that a training may take: a trial's limit, in proportion for more epochs."""
-    limit, epochs = config.search.trial_timeout_s, config.finetune.epochs
-    if limit is None or (not epochs and epochs_of(config)):
+    limit, trial, own = (
+        config.search.trial_timeout_s,
+        config.finetune.epochs,
+        epochs_of(config, row),
+    )
+    if limit is None or (own and not trial):
         return None  # a trial without epochs says nothing of them
-    return limit * max(1.0, epochs_of(config) / epochs) if epochs else limit
+    return limit * max(1.0, own / trial) if trial else limit
 
 
 def stored(config: Config, row: Row, k: int) -> Training | None:

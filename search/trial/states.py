@@ -10,9 +10,8 @@ from torch import nn
 
 from pruning.training import EpochResult, Recipe
 from search.pareto import TOP1, Metric
+from search.storage import REPAIRED, TUNED
 from search.tasks import Workload
-
-WHOLE, REPAIRED, TUNED = "whole", "repaired", "tuned"
 
 
 def scored_epochs(

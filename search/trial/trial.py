@@ -23,13 +23,14 @@ from pruning.oneshot import Parent
 from pruning.slimmed import Slimmed
 from pruning.training import EpochResult, Recipe
 from search.config import Config
+from search.storage import REPAIRED, TUNED, WHOLE
 from search.study import Candidate
 from search.tasks import Workload
 from search.trial.attempts import Report, guarded
 from search.trial.base_model import BaseModel
 from search.trial.budget import workspace
 from search.trial.memory import keep_kernels
-from search.trial.states import REPAIRED, TUNED, WHOLE, Repaired, scored_epochs
+from search.trial.states import Repaired, scored_epochs
 
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
 Open = Callable[[Config, BaseModel, str], Any]

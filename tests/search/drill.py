@@ -28,12 +28,12 @@ from search.backend import final
 from search.config import loader as configuration
 from search.config.schema import Config
 from search.pareto import front
+from search.storage import TUNED
 from search.study.candidate import Candidate
 from search.study.factory import make_study
 from search.trial import base_model, trial
 from search.trial.base_model import BaseModel
 from search.trial.final_training import Training
-from search.trial.states import TUNED
 from tests.search.spaces import accuracy
 
 TRIALS = 12  # all of them seeds, whose order no history changes

@@ -247,5 +247,9 @@ def test_the_time_of_a_final_training(
     loaded = configuration.load([f"--finetune.epochs={trial}", "--search.trial_timeout_s=10"])
     config = replace(loaded, search=replace(loaded.search, final_epochs=training))
     assert final_training.longest(config) == seconds
+    if seconds and trial:  # a one-shot trains for a trial's epochs, too
+        alone = replace(runs.make_rows(1)[0], checkpoint="")
+        epochs = trial + (training or trial)
+        assert final_training.longest(config, alone) == 10 * epochs / trial
     config = replace(config, search=replace(config.search, trial_timeout_s=None))
     assert final_training.longest(config) is None

@@ -11,10 +11,10 @@ import pytest
 
 from pruning.methods import Problem
 from search.pareto import CostAxis
-from search.storage.row import Outcome, Row
+from search.storage import TUNED, Outcome, Row
 from search.study import warm_start
-from search.study.candidate import Candidate
-from search.study.lineage import TUNED, Lineage
+from search.study.candidate import Candidate, Proposal
+from search.study.lineage import Lineage
 from tests.search.spaces import network
 from tests.search.study.test_study import make_study
 
@@ -42,18 +42,8 @@ def row(number: int, vector: Sequence[int], **changes: object) -> Row:
     return replace(found, **changes)
 
 
-def candidate(vector: Sequence[int], method: str = "uniform", **scalars: float) -> Candidate:
-    return Candidate(
-        trial_id="c",
-        arch_hash="c",
-        kind="widths",
-        source="",
-        method=method,
-        widths=tuple(vector),
-        scalars=scalars,
-        asked=1.0,
-        params={},
-    )
+def proposal(vector: Sequence[int], method: str = "uniform", **scalars: float) -> Proposal:
+    return Proposal("widths", method, 1.0, tuple(vector), scalars)
 
 
 def lineage(*rows: Row) -> Lineage:
@@ -65,16 +55,25 @@ def lineage(*rows: Row) -> Lineage:
 
 def test_the_nearest_larger_one() -> None:
     known = lineage(row(0, widths(0.9)), row(1, widths(0.5)), row(2, widths(0.7)))
-    assert known.of(candidate(widths(0.6))) == "00002-x"
-    assert known.of(candidate(widths(0.2))) == "00001-x"
-    assert known.of(candidate(widths(0.5))) == "00002-x", "not itself"
-    assert known.of(candidate(widths(1.0))) == "", "the base model's"
+    assert known.of(proposal(widths(0.6))) == "00002-x"
+    assert known.of(proposal(widths(0.2))) == "00001-x"
+    assert known.of(proposal(widths(0.5))) == "00002-x", "not itself"
+    assert known.of(proposal(widths(1.0))) == "", "the base model's"
+
+
+def test_what_was_added_after_a_question_counts_for_the_next() -> None:
+    known = lineage(row(0, widths(0.9)))
+    assert known.of(proposal(widths(0.4))) == "00000-x"
+    known.add(row(1, widths(0.7)))
+    known.add(row(2, widths(0.5)))
+    assert known.of(proposal(widths(0.4))) == "00002-x"
+    assert known.of(proposal(widths(0.6))) == "00001-x"
 
 
 def test_one_group_that_is_too_narrow_is_enough_to_refuse() -> None:
     narrow = np.array(widths(0.7))
     narrow[2] = LATTICE.low[2]
-    assert lineage(row(0, narrow.tolist())).of(candidate(widths(0.4))) == ""
+    assert lineage(row(0, narrow.tolist())).of(proposal(widths(0.4))) == ""
 
 
 @pytest.mark.parametrize(
@@ -91,17 +90,17 @@ def test_one_group_that_is_too_narrow_is_enough_to_refuse() -> None:
 )
 def test_who_cannot_be_a_parent(changes: dict[str, str]) -> None:
     method = changes.get("method", "uniform").replace("peel", "uniform")
-    assert lineage(row(0, widths(0.9), **changes)).of(candidate(widths(0.4), method)) == ""
+    assert lineage(row(0, widths(0.9), **changes)).of(proposal(widths(0.4), method)) == ""
 
 
 def test_scalars_that_select_must_be_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
     from pruning import methods
 
     known = lineage(row(0, widths(0.9), proposal={"scalars": {"share": 0.5}}))
-    assert known.of(candidate(widths(0.4), share=0.2)) == "00000-x"
+    assert known.of(proposal(widths(0.4), share=0.2)) == "00000-x"
     monkeypatch.setattr(type(methods.get("uniform")), "scalars_select", True)
-    assert known.of(candidate(widths(0.4), share=0.2)) == ""
-    assert known.of(candidate(widths(0.4), share=0.5)) == "00000-x"
+    assert known.of(proposal(widths(0.4), share=0.2)) == ""
+    assert known.of(proposal(widths(0.4), share=0.5)) == "00000-x"
 
 
 def trained(found: Candidate, **changes: object) -> Outcome:

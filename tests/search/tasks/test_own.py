@@ -18,9 +18,10 @@ from search import arguments
 from search.config import Config, SearchConfig
 from search.config.recipe import RecipeConfig
 from search.data import Given
+from search.storage import REPAIRED, TUNED
 from search.study import Candidate
 from search.trial import base_model, trial
-from search.trial.states import REPAIRED, TUNED, Repaired
+from search.trial.states import Repaired
 
 
 class Sums:

@@ -12,7 +12,8 @@ from search import tasks
 from search.config import Config
 from search.data.spec import DataConfig
 from search.data.splits import load
-from search.trial.states import REPAIRED, TUNED, Repaired, scored_epochs
+from search.storage import REPAIRED, TUNED
+from search.trial.states import Repaired, scored_epochs
 
 
 def test_short_trainings_are_not_scored_with_stale_statistics() -> None:
