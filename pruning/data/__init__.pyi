@@ -30,6 +30,7 @@ from .samples import Samples as Samples
 from .samples import Workspace as Workspace
 from .samples import cross_entropy as cross_entropy
 from .samples import some as some
+from .samples import trim_heap as trim_heap
 from .sharing import Sharing as Sharing
 from .storage import FileStorage as FileStorage
 from .storage import Storage as Storage

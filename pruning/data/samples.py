@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -49,6 +51,23 @@ class Workspace:
         if self.memory_gb is None:
             return self
         return replace(self, memory_gb=max(0.0, self.bytes - taken) / 1e9)
+
+    def step(self, what: str, done: int, of: int) -> None:
+        """Tell how far it is; with a limit, what earlier steps left goes back to the system."""
+        self.tell(what, done, of)
+        if self.memory_gb is not None:
+            trim_heap()
+
+
+def trim_heap() -> None:
+    """Return free memory to the system: glibc's heap keeps the holes between what is alive."""
+    if trim := _trimmer():
+        trim(0)
+
+
+@cache
+def _trimmer() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @dataclass(frozen=True)

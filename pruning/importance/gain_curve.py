@@ -73,7 +73,7 @@ def greedy_curves(
     gain = np.empty(graph.units)
     readers_of = _Readers(graph, moments, weight, workspace)
     for g, group in enumerate(graph.groups):
-        workspace.tell("measuring: groups ordered", g, len(graph.groups))
+        workspace.step("measuring: groups ordered", g, len(graph.groups))
         part = slice(int(graph.offsets[g]), int(graph.offsets[g + 1]))
         readers = [
             readers_of.of(graph.layers[i], part)

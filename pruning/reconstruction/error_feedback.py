@@ -79,7 +79,7 @@ def repair(
         settings=settings,
         norms=used.norms,
         shelf=shelf,
-        tell=workspace.tell,
+        tell=workspace.step,
         done=set(used.shared),
     )
     tensors: dict[str, Tensor] = {

@@ -201,7 +201,7 @@ def _sums(
             for part in parts(inputs):
                 call(model, part)
             phase += 1
-            samples.workspace.tell("measuring: batches", number * batches + phase, of * batches)
+            samples.workspace.step("measuring: batches", number * batches + phase, of * batches)
     for name in names:
         each = sums.pop(name)
         if each.count:

@@ -23,6 +23,7 @@ class Trained:
     net: nn.Module
     graph: ChannelGraph
     train: Images
+    val: Images
     test: Images
 
     def few(self, count: int) -> Images:
@@ -38,4 +39,5 @@ def load(network: str, weights: str, folder: str, test_images: int | None = None
     load_weights(net, weights)
     net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     test = splits.test.subset(slice(0, test_images)).to(device)
-    return Trained(net, trace(net, splits.train.shape), splits.train.to(device), test)
+    graph, val = trace(net, splits.train.shape), splits.val.to(device)
+    return Trained(net, graph, splits.train.to(device), val, test)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Callable
-from functools import cache
 
 import torch
+
+from pruning.data import trim_heap
 
 KERNELS, MOST = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 1024  # kept where nobody says
 PER_LAYER = 16  # forward, two backward and reorders, at the batch sizes of training and of scoring
@@ -17,8 +16,7 @@ def free(device: str) -> None:
     """Return to the device and to the system what no tensor needs any more."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
-    if trim := _trimmer():
-        trim(0)
+    trim_heap()
 
 
 def keep_kernels(layers: int) -> None:
@@ -28,9 +26,3 @@ def keep_kernels(layers: int) -> None:
     at its first use; one that the user set stays.
     """
     os.environ.setdefault(KERNELS, str(min(PER_LAYER * max(layers, PER_LAYER), MOST)))
-
-
-@cache
-def _trimmer() -> Callable[[int], int] | None:
-    """Of glibc, whose heap otherwise keeps holes between what outlived a trial."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
