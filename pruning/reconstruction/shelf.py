@@ -9,8 +9,10 @@ from typing import IO, Any, overload
 import torch
 from torch import Tensor
 
-from pruning.data import Workspace
+from pruning.data import Workspace, trim_heap
 from pruning.errors import MemoryBudgetError
+
+TRIM = 64e6  # bytes that go to the file or come from it between two looks at the heap's holes
 
 
 class Shelf:
@@ -26,7 +28,7 @@ class Shelf:
         self.room = workspace.bytes if room is None else room
         self.held = 0
         self._file: IO[bytes] | None = None
-        self._end = 0
+        self._end = self._moved = 0
         self._free: dict[int, list[int]] = {}  # places in the file by size
 
     @property
@@ -58,6 +60,7 @@ class Shelf:
                 "TMPDIR to a disk with room"
             ) from error
         self._end = max(self._end, place + size)
+        self._trim(size)
         return place
 
     def read(self, place: int, into: Tensor) -> None:
@@ -68,9 +71,17 @@ class Shelf:
             raise MemoryBudgetError(
                 f"{self.folder}: activations put aside there are gone; try again"
             )
+        self._trim(found)
 
     def release(self, place: int, size: int) -> None:
         self._free.setdefault(size, []).append(place)
+
+    def _trim(self, size: int) -> None:
+        # parts come and go by the hundred, and the heap keeps what they leave between others
+        self._moved += size
+        if self._moved > TRIM:
+            self._moved = 0
+            trim_heap()
 
 
 class Item:

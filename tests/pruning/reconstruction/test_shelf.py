@@ -181,7 +181,7 @@ def peak_of_a_repair(memory_gb: float | None) -> float:
     torch.set_num_threads(1)
     net = resolve("torchvision:mobilenet_v2", {"num_classes": 10}).eval()
     graph = trace(net, (3, 96, 96))
-    batches = [torch.randn(56, 3, 96, 96) for _ in range(8)]
+    batches = [torch.randn(56, 3, 96, 96) for _ in range(24)]
     samples = Samples(batches, (), workspace=Workspace(memory_gb))
     problem, method = Problem(graph, lattice(graph, None, 0.05)), methods.get("gain-curve")
     for x in batches[:1]:
@@ -193,7 +193,7 @@ def peak_of_a_repair(memory_gb: float | None) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
-@pytest.mark.nightly(reason="two processes that compute for half a minute")
+@pytest.mark.nightly(reason="two processes that compute for two minutes")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_budget_is_held() -> None:
     """Real pages of a real process, alone: half of what the same repair takes without a budget."""
