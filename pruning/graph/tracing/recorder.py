@@ -146,7 +146,8 @@ class _Recorder(TorchFunctionMode):
         out = computed(name, func, args, kwargs)
         results = list(tensors_in(out))
         if any(map(fed, operands)):
-            for result in results:
+            # `rows[index] = boxes` returns nothing
+            for result in results or tensors_in(args[:1]):
                 feed(result)
         parameters = [n for t in operands if (n := self.record.name_of(t)) is not None]
         if not (inputs or parameters) or name in FREE or name in NO_CHANNELS:
