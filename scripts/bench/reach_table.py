@@ -94,7 +94,7 @@ def _notes(rows: list[Row]) -> list[str]:
         "error": [r for r in rows if "error" in r],
         "not exact": [r for r in rows if "exact" in r and not r["exact"]],
         "MACs off": [r for r in rows if "exact" in r and not close(r) and not r.get("varies")],
-        "MACs depend on the pixels, as boxes are looked at again": [
+        "MACs of the cut network are those of other boxes, which it looks at again": [
             r for r in rows if r.get("varies")
         ],
         "changed by tracing": [r for r in rows if "exact" in r and not r["untouched"]],
