@@ -142,11 +142,9 @@ def slim(
     if how == "none":
         method.repair(small, model, graph, state, keep)
         carry_over(small, model, graph, keep, batches)
-    else:
+    else:  # leaves statistics that fit
         try:
             error_feedback.repair(small, model, graph, keep, batches, feedback=how == "feedback")
-            if how == "compensate":  # feedback leaves statistics that fit
-                carry_over(small, model, graph, keep, batches)
         except UserError as error:
             if repair != "auto" or isinstance(error, MemoryBudgetError):
                 raise

@@ -29,7 +29,7 @@ from pruning.reconstruction.moments import input_moments
 from pruning.reconstruction.refit import Settings
 from pruning.reconstruction.shelf import Item, Kept, Shelf
 from pruning.reconstruction.walk import Walk
-from pruning.training import evaluation_mode
+from pruning.training import carry_over, evaluation_mode
 
 MOST_PIXELS = 2**24
 
@@ -90,6 +90,8 @@ def repair(
         out = functional_call(whole, tensors, (make_pair(walk, images),))
         for pair in pairs_in(out):
             walk.force(pair)
+    if not feedback:  # each layer was fitted to what the whole network reads, not the cut one
+        carry_over(slim, whole, graph, keep, samples, refitted=walk.refitted)
 
 
 def _images(batches: Iterable[Any], shelf: Shelf) -> Kept:

@@ -60,6 +60,7 @@ class Walk:
     shelf: Shelf  # holds what both networks compute
     tell: Callable[[str, int, int], None]
     done: set[str] = field(default_factory=set)
+    refitted: dict[nn.Module, bool] = field(default_factory=dict)  # BNs: whether inputs are cut
 
     def __post_init__(self) -> None:
         self.layers = {layer.weight: layer for layer in self.graph.layers}
@@ -97,10 +98,7 @@ class Walk:
             answer = func(*args, **kwargs)
         if isinstance(answer, torch.device):
             return args[0].whole[0].device
-        if not isinstance(answer, Tensor):
-            return answer
-        self.force(args[0])
-        return both(self, func, args, kwargs)
+        return self.apply(func, args, kwargs) if isinstance(answer, Tensor) else answer
 
     def passed(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Answer:
         """Dropout: nothing, in evaluation mode."""
@@ -221,6 +219,7 @@ class Walk:
 
     def solve(self, pair: Pair, state: Pending, low: float | None, high: float | None) -> None:
         """Refit the terms of a sum: jointly, or the later ones first where one is grouped."""
+        self.refitted.update((t.norm, not t.exact) for t in state.terms if t.norm is not None)
         (first, *others), rest = state.terms, [state.rest] if state.rest else []
         if any(term.how.groups > 1 for term in state.terms):
             for term in others:

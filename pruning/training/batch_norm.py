@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -76,14 +76,18 @@ def carry_over(
     graph: ChannelGraph,
     keep: Keep,
     batches: Iterable[Any] | Samples,
+    refitted: Mapping[nn.Module, bool] | None = None,
 ) -> None:
     """Move the BN statistics of `slim` = cut(whole, graph, keep) by what the cut changed.
 
     The same batches go through both networks, so what these images lack of those that the
     statistics were made of cancels: a network that was not cut keeps its own, bit by bit. Some
     hundred images do. `whole` is left as it was; UserError, and nothing changed, without images.
+    refitted: norms of `slim` whose scale and shift were fitted to statistics of these images; those
+    behind layers that read something else now (True) are measured, the others stay.
     """
-    norms = _norms(slim)
+    fitted = refitted or {}
+    norms = [(path, norm) for path, norm in _norms(slim) if fitted.get(norm, True)]
     if not norms:
         return
     kept = graph.kept_units(keep)
@@ -96,7 +100,7 @@ def carry_over(
         for path, norm in norms:
             name = f"{path}.running_mean" if path else "running_mean"
             rows = graph.kept_positions(name, 0, kept) if (name, 0) in graph.axes else None
-            seen.append(_Seen.of(norm, whole.get_submodule(path), rows))
+            seen.append(_Seen.of(norm, whole.get_submodule(path), rows, norm in fitted))
             stack.callback(seen[-1].unhook)
         for inputs in chain((first,), images):
             call(whole, inputs)
@@ -154,20 +158,20 @@ class _Seen:
     So what lies behind it sees already what it will see in the end.
     """
 
-    def __init__(self, norm: Any, base: Spread) -> None:
-        self.norm, self.base = norm, base
+    def __init__(self, norm: Any, base: Spread, refitted: bool) -> None:
+        self.norm, self.base, self.refitted = norm, base, refitted
         self.before: list[Spread] = []
         self.mean: Spread | None = None
         self.images = 0
         self.hooks: list[Any] = []
 
     @classmethod
-    def of(cls, norm: nn.Module, twin: Any, rows: Any) -> _Seen:
+    def of(cls, norm: nn.Module, twin: Any, rows: Any, refitted: bool) -> _Seen:
         index = None
         if rows is not None:
             index = torch.from_numpy(rows).to(twin.running_mean.device)
         base = Spread(twin.running_mean, twin.running_var).rows(index)
-        made = cls(norm, base)
+        made = cls(norm, base, refitted)
 
         def whole(_: nn.Module, args: Any) -> None:
             made.before.append(Spread.of(args[0]).rows(index))
@@ -180,17 +184,18 @@ class _Seen:
 
     def add(self, after: Spread, images: int) -> None:
         # a module that is called twice meets its calls in one order
-        new = moved(self.base, self.before.pop(0), after)
+        before = self.before.pop(0)
+        new = after if self.refitted else moved(self.base, before, after)
         self._write(new)
         self.images += images
         share = images / self.images
         if self.mean is None:
             self.mean = new
         else:  # by differences: what never moved stays to the last bit
-            before = self.mean
+            mean = self.mean
             self.mean = Spread(
-                before.mean + (new.mean - before.mean) * share,
-                before.var + (new.var - before.var) * share,
+                mean.mean + (new.mean - mean.mean) * share,
+                mean.var + (new.var - mean.var) * share,
             )
 
     def finish(self) -> None:

@@ -271,3 +271,26 @@ def test_large_images_are_read_until_they_are_enough() -> None:
         used = _images(batches(size), Shelf(Workspace()))
         assert sum(map(len, used)) == images
         assert len(read) <= len(used) + 1, "no more is decoded than is needed"
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+def test_layers_fitted_one_by_one_leave_norms_that_know_what_they_read(name: str) -> None:
+    """Each is fitted to what the whole network hands it: behind it stands a cut one."""
+    model, graph = sample_models.model(name), sample_models.graph(name)
+    x = sample_models.images(name, 32)
+    slim = cut(model, graph, keep := sample_models.random_keep(graph, 0))
+    repair(slim, model, graph, keep, [(x, torch.zeros(len(x)))], feedback=False)
+    read: dict[str, Tensor] = {}
+    for path, module in slim.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(
+                lambda _, args, path=path: read.update({path: args[0]})
+            )
+    with torch.no_grad():
+        slim.eval()(x)
+    norms = dict(slim.named_modules())
+    del read[next(iter(read))]  # behind the first layer, which reads what it always read
+    assert len(read) > 10
+    for path, seen in read.items():
+        mean, size = norms[path].running_mean, seen.std((0, 2, 3)) + 1e-3
+        assert float(((seen.mean((0, 2, 3)) - mean) / size).abs().max()) < 1e-2, path

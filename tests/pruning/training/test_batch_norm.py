@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning import methods, oneshot
 from pruning.data.images import ImageSet
 from pruning.errors import UserError
-from pruning.graph import Problem, lattice
 from pruning.graph.surgery import cut
 from pruning.graph.tracing import trace
 from pruning.training.batch_norm import carry_over, recalibrate
@@ -151,22 +149,3 @@ def _foreign(count: int = 2) -> list[tuple[Tensor, Tensor]]:
         (3 * torch.randn(6, 3, 32, 32, generator=generator) + 2, torch.zeros(6))
         for _ in range(count)
     ]
-
-
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
-@pytest.mark.parametrize("repair", ["none", "compensate"])
-def test_a_cut_that_is_not_repaired_in_step_has_statistics_that_are_carried_over(
-    name: str, repair: str
-) -> None:
-    """Layers refitted one by one do not see what the others have become: the norms must."""
-    model, graph = models.model(name), models.graph(name)
-    problem = Problem(graph, lattice(graph, None, 0.05))
-    method = methods.get("uniform")
-    batches = [(x, torch.zeros(len(x))) for x in models.images(name, 48).split(16)]
-    state = method.prepare(model, graph, batches)
-    widths = method.allocate(state, problem, 0.3 * problem.cost.base_macs)
-    found = oneshot.slim(model, problem, method, state, widths, batches, repair=repair).model
-    before = {key: x.clone() for key, x in found.named_buffers()}
-    carry_over(found, model, graph, method.select(state, problem, widths), batches)
-    for key, x in found.named_buffers():
-        torch.testing.assert_close(x, before[key], msg=key)
