@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,12 +16,19 @@ from pruning.graph.twins import named_tensors
 
 
 @contextmanager
-def masked(model: nn.Module, graph: ChannelGraph, units: np.ndarray) -> Iterator[None]:
+def masked(
+    model: nn.Module,
+    graph: ChannelGraph,
+    units: np.ndarray,
+    origin: Mapping[str, Tensor] | None = None,
+) -> Iterator[None]:
     """`model` with these flat units (int64) at zero, in place; its tensors are restored at exit.
 
     Zeroed are the filters that write a unit, its BN scale, shift and mean, and the slices that
-    read it; so the outputs are those of the cut network whatever the activation.
+    read it; so the outputs are those of the cut network whatever the activation. origin: other
+    tensors with the values that some of the model's have; only the rest is saved meanwhile.
     """
+    origin = origin or {}
     gone = np.zeros(graph.units + 1, dtype=bool)
     gone[units] = True
     tensors = named_tensors(opened(model))
@@ -31,6 +38,7 @@ def masked(model: nn.Module, graph: ChannelGraph, units: np.ndarray) -> Iterator
             "hand in pruning.plain(model) where weights are computed"
         )
     saved: list[tuple[Tensor, int, Tensor, Tensor]] = []
+    changed: set[str] = set()
     try:
         for (name, axis), owner in graph.axes.items():
             positions = np.flatnonzero(gone[owner])
@@ -38,9 +46,14 @@ def masked(model: nn.Module, graph: ChannelGraph, units: np.ndarray) -> Iterator
             if len(positions) and name in tensors and not name.endswith("running_var"):
                 tensor = tensors[name].detach()
                 index = torch.from_numpy(positions).to(tensor.device)
-                saved.append((tensor, axis, index, tensor.index_select(axis, index)))
+                if name in origin:
+                    changed.add(name)
+                else:
+                    saved.append((tensor, axis, index, tensor.index_select(axis, index)))
                 tensor.index_fill_(axis, index, 0)
         yield
     finally:
         for tensor, axis, index, values in reversed(saved):
             tensor.index_copy_(axis, index, values)
+        for name in changed:
+            tensors[name].detach().copy_(origin[name])

@@ -84,6 +84,8 @@ def build(spec: str, side: int | None = None) -> nn.Module:
         extra["weights_backbone"] = None
     if name.startswith(DETECTORS) and "ssd" not in name:
         extra |= {"min_size": 128, "max_size": 128}  # images are resized to this
+    if name.startswith("keypointrcnn"):  # noise finds as many as it may, and each costs 5 G MACs
+        extra["box_detections_per_img"] = 10
     video = torchvision.models.video.mvit
     small = partial(video._mvit, spatial_size=(64, 64), temporal_size=8)
 
@@ -116,7 +118,7 @@ def made(spec: str) -> tuple[nn.Module, Any]:
             fixed = [(None, (3, frames, side, side))]
         elif name.startswith(("vit_", "maxvit")):
             # its class tokens and windows are made for one size
-            side = 224 if name.startswith("maxvit") else 112 if name.endswith("_14") else 128
+            side = 224 if name.startswith("maxvit") else 56 if name.endswith("_14") else 128
             fixed = [(side if name.startswith("vit") else None, (3, side, side))]
     with quick_initialisation():
         if fixed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.graph.channel_graph import Keep
 from pruning.graph.tracing.grouping import Grouping
@@ -24,7 +24,7 @@ class Benches:
         sides = [SMALL_SIDE, None] if small else [None]
         kinds = [torch.float32, own] if half else [own]
         self.choices = [(kind, side) for kind in kinds for side in sides]
-        self.whole: dict[torch.dtype, nn.Module] = {}
+        self.whole: dict[torch.dtype, tuple[nn.Module, dict[str, Tensor]]] = {}
         self.benches: dict[tuple[torch.dtype, int | None], Bench] = {}
 
     def bench(self, kind: torch.dtype, side: int | None) -> Bench:
@@ -32,7 +32,7 @@ class Benches:
             if kind not in self.whole:
                 self.whole[kind] = lively(self.model, kind)
             noise = self.inputs.random(kind, side)
-            self.benches[kind, side] = Bench(self.whole[kind], noise, kind)
+            self.benches[kind, side] = Bench(*self.whole[kind], noise, kind)
         return self.benches[kind, side]
 
     def now(self) -> Bench:

@@ -52,11 +52,17 @@ class UnsuitableError(Exception):
 class Bench:
     """A network with lively weights, and noise to run it on.
 
-    whole: what `lively` makes of the model in this precision.
+    whole, origin: what `lively` makes of the model in this precision.
     """
 
-    def __init__(self, whole: nn.Module, inputs: Inputs, dtype: torch.dtype) -> None:
-        self.whole, self.inputs = whole, inputs
+    def __init__(
+        self,
+        whole: nn.Module,
+        origin: Mapping[str, Tensor],
+        inputs: Inputs,
+        dtype: torch.dtype,
+    ) -> None:
+        self.whole, self.origin, self.inputs = whole, origin, inputs
         self.tolerance = TOLERANCE.get(dtype, 0.05)
         self.runs = False
         self.shapes: nn.Module | None = None
@@ -70,23 +76,17 @@ class Bench:
         network normalises over those that stay, too. UnsuitableError where it does not run.
         """
         kept = graph.kept_units(keep)
+        whole = Watch(self.whole, graph, kept, norms)
+        theirs = None if self.runs else self._masked(whole, graph, kept)
         small = cut(self.whole, graph, keep)
-        slim, ours = Watch(small, graph, None, {}), None
+        slim = Watch(small, graph, None, {})
         try:
-            ours = self._run(small, slim)  # first: it is the cheaper one
+            ours = self._run(small, slim)
         except Exception as error:
             del error
-            if self.runs:
-                return Fault(CODE, slim.place)
-        whole = Watch(self.whole, graph, kept, norms)
-        with masked(self.whole, graph, np.flatnonzero(~kept[:-1])):
-            try:
-                theirs = self._run(self.whole, whole)
-            except Exception as error:
-                raise UnsuitableError(str(error)) from error
-        self.runs = True
-        if ours is None:
             return Fault(CODE, slim.place)
+        if theirs is None:  # after the other, which is cheaper and may have failed
+            theirs = self._masked(whole, graph, kept)
         fault = self._compare(slim, whole, set()) or self._outputs(ours, theirs)
         if fault is None or math.isinf(fault.error):
             return fault
@@ -100,6 +100,15 @@ class Bench:
             shaky |= self._unstable(calm, blown, first, moved) & {OUTPUTS}
         fault = self._compare(slim, whole, shaky)
         return fault or (None if OUTPUTS in shaky else self._outputs(ours, theirs))
+
+    def _masked(self, watch: Watch, graph: ChannelGraph, kept: np.ndarray) -> Any:
+        with masked(self.whole, graph, np.flatnonzero(~kept[:-1]), self.origin):
+            try:
+                found = self._run(self.whole, watch)
+            except Exception as error:
+                raise UnsuitableError(str(error)) from error
+        self.runs = True
+        return found
 
     def stops_at(self, graph: ChannelGraph, keep: Keep) -> Place | None:
         """Where the network's code fails if only `keep` stays; on shapes, where that can be."""
@@ -171,23 +180,27 @@ class Bench:
         return None
 
 
-def lively(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """A twin in evaluation mode and of this precision, none of whose tensors is all one value."""
-    generator = torch.Generator().manual_seed(0)
+def lively(model: nn.Module, dtype: torch.dtype | None) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A twin in evaluation mode and of this precision, none of whose tensors is all one value.
 
-    def fresh(name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.detach().clone()
-        value = tensor.detach().to(dtype or tensor.dtype, copy=True)
-        if _alike(value):
+    Beside it those of the model's tensors, by name, whose values the twin has.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    there: dict[str, Tensor] = {}
+    fresh: set[str] = set()
+    for name, tensor in tensors.items():
+        floating = tensor.is_floating_point()
+        value = tensor.to(dtype if floating and dtype else tensor.dtype, copy=True)
+        if floating and _alike(value):
             noise = torch.rand(value.shape, generator=generator).to(value)
             fan = max(1, value[0].numel()) if value.ndim > 1 else 1
             positive = float(value.reshape(-1)[0]) > 0
             value = 0.5 + noise if positive and value.ndim < 2 else (noise - 0.5) * 2 / fan**0.5
-        return value
-
-    tensors = {name: fresh(name, tensor) for name, tensor in named_tensors(model).items()}
-    return twin(model, tensors).eval().requires_grad_(False)
+            fresh.add(name)
+        there[name] = value
+    same = {name: tensor for name, tensor in tensors.items() if name not in fresh}
+    return twin(model, there).eval().requires_grad_(False), same
 
 
 def _breath(size: float) -> Callable[[Tensor], Tensor]:
