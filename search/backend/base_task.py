@@ -20,7 +20,7 @@ from search.config import NAMED, Config, LatencyConfig
 from search.data import Given
 from search.storage import Row
 from search.storage import files as storage
-from search.trial import BaseModel, base_model, times
+from search.trial import BaseModel, base_model, memory, times
 
 
 def run(
@@ -63,6 +63,7 @@ def prepare(
     config: Config, stored: str | None = None, given: Given | None = None, table: str = ""
 ) -> BaseModel:
     """`base_model.prepare` inside the task."""
+    memory.keep_heap()
     say, device = partial(print, flush=True), cluster.worker_device(config)
     return base_model.prepare(
         config, stored, given, table=table, device=device, say=say, clock=_clock

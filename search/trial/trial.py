@@ -29,7 +29,7 @@ from search.tasks import Workload
 from search.trial.attempts import Report, guarded
 from search.trial.base_model import BaseModel
 from search.trial.budget import workspace
-from search.trial.memory import keep_kernels
+from search.trial.memory import keep_heap, keep_kernels
 from search.trial.states import Repaired, scored_epochs
 
 FATAL = "fatal"  # key of a report: the search must end, its `reason` is a UserError's
@@ -64,6 +64,7 @@ class TrialContext:
     ) -> TrialContext:
         """say: told now and then how far a repair is."""
         problem = base.problem(config.search)
+        keep_heap()
         keep_kernels(len(problem.graph.layers))
         task = base.task(config, device)
         model = task.settle(base.model(config))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from search.backend import cluster, worker
 from search.config import loader as config
 from search.config.schema import Config
 from search.study.candidate import Candidate
-from search.trial import base_model
+from search.trial import base_model, memory
 from search.trial.base_model import BaseModel
 
 TRIALS = 20
@@ -113,6 +114,44 @@ def test_rows_do_not_depend_on_what_ran_before(worked: dict[str, Any]) -> None:
     assert len({row["score_val"] for row in rows}) > 3
     for number, row in worked["again"].items():
         assert row == rows[int(number)]
+
+
+FAULTS = """
+import resource, sys, torch
+from search.trial.memory import keep_heap
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    keep_heap()
+layers = [torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(12)]
+net, images = torch.nn.Sequential(*layers), torch.rand(64, 8, 64, 64)  # 8 MB a layer
+for step in range(6):
+    if step == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    net(images).mean().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 3)
+"""
+
+
+def faults(heap: str, **env: str) -> float:
+    """Page faults of a training step of a new process, once it is warm."""
+    clean = {name: value for name, value in os.environ.items() if name not in memory.HEAP}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, heap],
+        cwd=ROOT,
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_step_finds_the_memory_of_the_one_before() -> None:
+    plain, kept = faults("as it is"), faults("kept")
+    assert plain > 10_000, "PyTorch or glibc keeps it by itself: keep_heap brings nothing now"
+    assert kept < 0.05 * plain
+    assert faults("kept", MALLOC_TRIM_THRESHOLD_="131072") > 10_000, "the user's own limit"
 
 
 if __name__ == "__main__":
