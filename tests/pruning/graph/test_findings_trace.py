@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +15,6 @@ from pruning.data.images import ImageSet
 from pruning.errors import UserError
 from pruning.graph.surgery import cut, resize
 from pruning.graph.tracing import trace, tracer
-from pruning.graph.tracing.watching import BOXES
 from pruning.models.layout import settle
 from pruning.models.registry import resolve
 from pruning.oneshot import prune
@@ -229,24 +227,3 @@ def test_finding_1_9_no_images_are_refused_and_an_iterator_is_enough() -> None:
     x = torch.randn(64, 1, 8, 8)
     found = prune(net, iter([(x, torch.zeros(64, dtype=torch.int64))]), repair="none")
     assert found.model.get_buffer("bn1.running_mean").abs().max() > 0
-
-
-def test_a_detector_is_checked_on_few_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs are of all its boxes, which one pass of them tells."""
-    torch.manual_seed(0)
-    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, min_size=64, max_size=64
-    ).eval()
-    head, boxes = torchvision.models.detection.faster_rcnn.TwoMLPHead, []
-    forward = head.forward
-
-    def counted(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        boxes.append(len(x))
-        return forward(self, x)
-
-    monkeypatch.setattr(head, "forward", counted)
-    graph = trace(net, ([torch.rand(3, 64, 64)],))
-    assert boxes[0] > BOXES and len(boxes) > 2 and max(boxes[1:]) <= BOXES
-    assert "roi_heads.box_head.fc6" in graph.index
-    fc6 = next(layer for layer in graph.layers if layer.name == "roi_heads.box_head.fc6")
-    assert fc6.positions == boxes[0]

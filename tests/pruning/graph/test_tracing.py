@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.graph.tracing import trace
+from pruning.graph.tracing.watching import BOXES
 from tests.pruning import sample_models
 
 
@@ -143,3 +145,24 @@ def test_kept_units_refuses_an_empty_group() -> None:
     graph = sample_models.graph("resnet20")
     with pytest.raises(ValueError, match="conv1"):
         graph.kept_units((np.array([], dtype=np.int64), *graph.full_keep()[1:]))
+
+
+def test_a_detector_is_checked_on_few_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are of all its boxes, which one pass of them tells."""
+    torch.manual_seed(0)
+    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, min_size=64, max_size=64
+    ).eval()
+    head, boxes = torchvision.models.detection.faster_rcnn.TwoMLPHead, []
+    forward = head.forward
+
+    def counted(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        boxes.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(head, "forward", counted)
+    graph = trace(net, ([torch.rand(3, 64, 64)],))
+    assert boxes[0] > BOXES and len(boxes) > 2 and max(boxes[1:]) <= BOXES
+    assert "roi_heads.box_head.fc6" in graph.index
+    fc6 = next(layer for layer in graph.layers if layer.name == "roi_heads.box_head.fc6")
+    assert fc6.positions == boxes[0]

@@ -16,7 +16,7 @@ from pruning.errors import UserError
 from search import cli
 from search.data import packing, shard, splits
 from search.data.spec import DataConfig
-from tests.pruning.data.test_streams import jpeg, photograph
+from tests.pruning.data.sample_streams import jpeg, photograph
 
 SMALL = packing.Settings(size=32, shard_mb=1)
 
