@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+# what they compared is shown where they fail, as of test modules
+pytest.register_assert_rewrite(
+    "tests.search.commands.refusal", "tests.search.data.sample_sets", "tests.search.study.studies"
+)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

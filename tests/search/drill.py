@@ -1,4 +1,4 @@
-"""A search on a deterministic surface whose trials fail in all known ways; run by test_faults.
+"""A search on a deterministic surface whose trials fail in all known ways; run by test_drill.
 
 `python -m tests.search.drill RUN MARKS TEMP`: RUN as for a search, MARKS gets a file for each start
 of a trial, TEMP is Ray's.

@@ -15,7 +15,7 @@ from search.cli import main
 from search.commands.compare import CompareOptions
 from search.config import loader
 from search.config.parser import Parser
-from tests.search.commands.test_cli import refuse
+from tests.search.commands.refusal import refuse
 from tests.search.runs import make_rows, make_run
 
 NETWORK = """

@@ -10,7 +10,7 @@ import pytest
 
 from search.cli import main
 from search.storage.ledger import Ledger
-from tests.search.commands.test_cli import refuse
+from tests.search.commands.refusal import refuse
 from tests.search.runs import make_rows, make_run
 
 

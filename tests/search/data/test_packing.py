@@ -21,11 +21,6 @@ from tests.pruning.data.sample_streams import jpeg, photograph
 SMALL = packing.Settings(size=32, shard_mb=1)
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """130 + 9 photographs of three classes, whose brightness is their label."""
@@ -94,7 +89,7 @@ def test_it_goes_on_where_it_was_killed(
 
 
 def test_parquet_keeps_its_order_names_and_small_images(tmp_path: Path) -> None:
-    from tests.search.data.test_splits import random_images, write_parquet
+    from tests.search.data.sample_sets import random_images, write_parquet
 
     write_parquet(tmp_path / "in" / "train.parquet", random_images(70, 20, 24), range(70), "image")
     write_parquet(tmp_path / "in" / "test.parquet", random_images(5, 64, 64), range(5), "image")

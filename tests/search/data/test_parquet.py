@@ -15,13 +15,7 @@ from pruning.data import ImageSet, StreamSet, storage
 from pruning.errors import UserError
 from search.data.spec import DataConfig
 from search.data.splits import load
-from tests.search.data.test_splits import random_images, write_parquet
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+from tests.search.data.sample_sets import random_images, write_parquet
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from search.data import DataConfig
 from search.data.splits import load
 from search.storage.ledger import Ledger
 from tests.search import moto_server
-from tests.search.data.test_splits import random_images
+from tests.search.data.sample_sets import random_images
 
 ROOT = Path(__file__).parents[3]
 CLASSES = 4
@@ -43,12 +43,6 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             patch.setenv(name, os.environ.get(name, value))
         with moto_server.bucket(tmp_path_factory.mktemp("moto") / "log") as address:
             yield address
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def _encoded(count: int, seed: int) -> list[bytes]:

@@ -22,7 +22,7 @@ from search.deploy import formats, int8, onnx
 from search.deploy.signature import signature
 from search.trial import latency
 from tests.search.runs import make_rows, make_run
-from tests.search.tasks.test_own import Sums
+from tests.search.tasks.sums import Sums
 
 INFO = checkpoint.ModelInfo(
     model="resnet20",

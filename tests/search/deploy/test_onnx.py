@@ -1,15 +1,12 @@
-"""Exported models: they agree with PyTorch, or there is no file; other formats of a run."""
+"""Exported models: they agree with PyTorch, or there is no file."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.csv
 import pytest
 import torch
 from torch import nn
@@ -24,16 +21,6 @@ from search.deploy import onnx as deploy
 from search.deploy.onnx import Format
 from search.deploy.signature import signature
 from search.trial import latency
-from tests.search.runs import failed, make_rows, make_run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deploy")
-    rows = make_rows(6)
-    rows[5] = failed(rows[5], "RuntimeError: broken")
-    make_run(folder, rows)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -194,82 +181,3 @@ def test_a_network_without_a_tensor_in_its_output_is_one_line(run: Path, tmp_pat
     info = checkpoint.info(run / "base.safetensors")
     with pytest.raises(UserError, match="digits gives a int without a tensor"):
         deploy.deploy(Counts(), info, formats.get("torch-export"), str(tmp_path))
-
-
-def test_missing_onnx_names_the_extra(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
-    )
-    assert main(["export", str(run), "--format", "onnx"]) == 2
-    assert "onnx needs onnx; pip install 'slimfront[export]'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ([], "say what to export"),
-        (["--format", "tflite"], "must be one of csv, parquet, onnx"),
-        (["--format", "torch-export", "--point", "99"], "the frontier has points 0 to"),
-        (["--format", "torch-export", "--point", "0", "--knee"], "leave out"),
-        (["--latency", "--batch", "[0]"], "--batch needs sizes of 1 or more"),
-        (["--format", "torch-export", "--at-most", "1k"], "the nearest is point 0"),
-    ],
-)
-def test_bad_flags(
-    run: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", str(run), *flags]) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_a_run_that_has_not_ended_has_no_points(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = make_run(tmp_path, make_rows(3), status="running")
-    assert main(["export", place, "--format", "torch-export"]) == 2
-    assert "let the search end" in capsys.readouterr().err
-    assert main(["export", place, "--format", "csv"]) == 0  # its trials so far
-    assert pyarrow.csv.read_csv(tmp_path / "trials.csv").num_rows == 3
-    assert not (tmp_path / "frontier.csv").exists()
-
-
-def test_optuna_reads_the_journal(run: Path) -> None:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
-
-    for _ in range(2):  # a second export replaces the first
-        assert main(["export", str(run), "--format", "optuna"]) == 0
-    storage = JournalStorage(JournalFileBackend(str(run / "optuna.journal")))
-    study = optuna.load_study(study_name=None, storage=storage)
-    assert [trial.state for trial in study.trials].count(TrialState.COMPLETE) == 5
-    assert [trial.state for trial in study.trials].count(TrialState.FAIL) == 1
-    first = study.trials[0]
-    assert first.values == [first.values[0], 1.0]  # the base model has all of the MACs
-    assert "ratio" in study.trials[1].params
-    assert study.trials[5].user_attrs["reason"] == "RuntimeError: broken"
-
-
-def test_mlflow_gets_a_run_for_each_trial(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    mlflow = pytest.importorskip("mlflow", reason="needs mlflow (pip install mlflow-skinny)")
-    for _ in range(2):
-        assert main(["export", str(run), "--format", "mlflow"]) == 0
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(f"slimfront {run}")
-    assert len(client.search_runs([experiment.experiment_id])) == 6
-
-
-def test_without_mlflow_it_says_what_to_install(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert main(["export", str(run), "--format", "mlflow"]) == 2
-    assert "pip install mlflow-skinny" in capsys.readouterr().err

@@ -1,13 +1,10 @@
-"""report.html: its content, and what a real browser makes of it; tables for third-party readers."""
+"""report.html: its content, without a browser; the run's tables for third-party readers."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +15,12 @@ import pytest
 
 from pruning.errors import UserError
 from search.cli import main
-from search.deploy import latencies
-from search.frontier.baselines import COLUMNS
-from search.pareto import TOP1, front
+from search.pareto import front
 from search.report import charts, frontier_chart, tables
 from search.report import page as report
 from search.report.importance import importance, surplus
-from search.storage import results, table_schema
-from tests.search.runs import COST, failed, make_rows, make_run
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-LATENCIES = {"latency_ms_b1": 0.5, "latency_iqr_ms_b1": 0.1, "latency_device": "a <chip>"}
-
-
-def compared(folder: Path) -> None:
-    row = {"method": "peel", "asked_share": 0.5, "macs": 500_000, "params": 20_000}
-    row |= {"score_test_mean": 0.9, "score_test_std": 0.01, "score_gap": 0.012, "cost_gap": -0.05}
-    schema = table_schema(COLUMNS, TOP1)
-    pq.write_table(pa.Table.from_pylist([row], schema=schema), folder / "comparison.parquet")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """500 trials: three methods, failures with a hostile reason, latencies and a comparison."""
-    folder = tmp_path_factory.mktemp("runs") / "big"
-    rows = make_rows(500, methods=("uniform", "balanced", "peel"))
-    for number in range(7, 500, 40):
-        rows[number] = failed(rows[number], "</script><img src=x onerror=alert(1)> & broke")
-    for number in range(9, 500, 60):
-        rows[number] = failed(rows[number], "max_macs missed by 3.0%", "infeasible")
-    make_run(folder, rows)
-    table = pq.read_table(folder / "frontier.parquet")
-    timed = latencies.add_columns(table, [LATENCIES] * table.num_rows, LATENCIES)
-    pq.write_table(timed, folder / "frontier.parquet")
-    compared(folder)
-    assert main(["report", str(folder)]) == 0
-    return folder
+from search.storage import results
+from tests.search.runs import COST, make_rows
 
 
 def figures_of(page: str) -> dict[str, Any]:
@@ -197,145 +162,6 @@ def test_duckdb_and_pandas_read_the_frontier(run: Path) -> None:
 def test_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run\.json"):
         report.write(str(tmp_path))
-
-
-# what a browser makes of it
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("needs chromium (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright (pip install playwright)"
-    )
-    with playwright.sync_playwright() as started:
-        flags = ["--no-sandbox", "--disable-gpu"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-def opened(browser: Any, path: Path, width: int = 1280) -> Any:
-    """The page with all charts drawn; it must neither complain nor ask the network."""
-    page = browser.new_page(viewport={"width": width, "height": 850})
-    complaints: list[str] = []
-    page.on(
-        "console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda r: complaints.append(r.url) if "file://" not in r.url else None)
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-drawn=all]", timeout=60_000)
-    assert complaints == []
-    return page
-
-
-def colours(page: Any, selector: str) -> int:
-    """Different colours in the picture of an element."""
-    image = pytest.importorskip("PIL.Image")
-    shot = page.locator(selector).first.screenshot()
-    return len(image.open(io.BytesIO(shot)).convert("RGB").getcolors(1 << 24))
-
-
-def test_every_chart_is_drawn(browser: Any, run: Path) -> None:
-    page = opened(browser, run / "report.html")
-    charts = page.locator("[data-plot]")
-    assert charts.count() == 7
-    for i in range(6):
-        name = charts.nth(i).get_attribute("data-plot")
-        assert colours(page, f"[data-plot={name}] .plot") > 20, f"{name} is blank"
-    assert page.locator("[data-plot=frontier] .point").count() > 400
-    page.close()
-
-
-def test_hovering_shows_the_point_and_the_switch_works(browser: Any, run: Path) -> None:
-    page = opened(browser, run / "report.html")
-    marker = page.locator("[data-plot=frontier] .trace.scatter").nth(1).locator(".point").last
-    box = marker.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    label = page.locator("[data-plot=frontier] .hoverlayer .hovertext")
-    label.first.wait_for(timeout=10_000)
-    assert "point" in label.first.text_content() and "channels kept" in label.first.text_content()
-    title = page.locator("[data-plot=frontier] .xtitle")
-    assert title.text_content() == "MACs for one image [millions]"
-    page.get_by_role("button", name="latency, batch 1").click()
-    page.wait_for_function(
-        "document.querySelector('[data-plot=frontier] .xtitle').textContent.includes('[ms]')"
-    )
-    page.close()
-
-
-def test_on_a_phone_only_tables_scroll(browser: Any, run: Path) -> None:
-    page = opened(browser, run / "report.html", width=390)
-    page.locator("summary").click()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for plot in page.locator(".plot").all():
-        box = plot.bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    overlaps = page.evaluate(OVERLAPS)
-    assert overlaps == []
-    page.close()
-
-
-@pytest.mark.parametrize("width", [1280, 760])
-def test_nothing_overlaps(browser: Any, run: Path, width: int) -> None:
-    page = opened(browser, run / "report.html", width)
-    assert page.evaluate(OVERLAPS) == []
-    page.close()
-
-
-def test_it_prints(browser: Any, run: Path) -> None:
-    page = opened(browser, run / "report.html")
-    assert page.pdf(format="A4").startswith(b"%PDF")
-    assert page.locator("details[open]").count() == 0, "as it was before printing"
-    page.close()
-
-
-@pytest.mark.parametrize("case", ["empty", "failures", "one", "interrupted", "bare"])
-def test_runs_that_did_not_get_far(browser: Any, tmp_path: Path, case: str) -> None:
-    rows = {
-        "empty": [],
-        "failures": [failed(row, "RuntimeError: broken") for row in make_rows(3)],
-        "one": make_rows(1),
-        "interrupted": make_rows(5),
-        "bare": make_rows(2),
-    }[case]
-    status = "complete" if case == "one" else "interrupted"
-    make_run(tmp_path, rows, status=status)
-    if case == "bare":  # a record of little, and no base model
-        (tmp_path / "run.json").write_text('{"format": 1, "config": {}, "status": "failed"}')
-        (tmp_path / "base.safetensors").unlink()
-    page = opened(browser, Path(report.write(str(tmp_path))))
-    text = page.locator("body").inner_text()
-    if case in ("empty", "failures"):
-        assert "No trial has finished yet" in text
-    else:
-        assert colours(page, "[data-plot=frontier] .plot") > 20
-    if case == "failures":
-        assert "RuntimeError: broken" in text
-    if status == "interrupted":
-        assert f"The run is {'failed' if case == 'bare' else 'interrupted'}" in text
-    page.close()
-
-
-# labels of one chart that cover each other by more than a pixel or two: what a reader would call
-# overlapping. Ticks, titles, legends; not markers, which may.
-OVERLAPS = """() => {
-  const found = [];
-  for (const section of document.querySelectorAll("[data-plot]")) {
-    const texts = [...section.querySelectorAll(
-      ".xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .cbtitle, .cbaxis text")];
-    const boxes = texts.map(t => [t.textContent, t.getBoundingClientRect()]);
-    for (let i = 0; i < boxes.length; i++) for (let j = 0; j < i; j++) {
-      const [a, b] = [boxes[i][1], boxes[j][1]];
-      const w = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-      const h = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-      if (w > 2 && h > 4) found.push([section.dataset.plot, boxes[i][0], boxes[j][0], w, h]);
-    }
-  }
-  return found;
-}"""
 
 
 def _plotly() -> str:

@@ -16,7 +16,7 @@ from search.study import warm_start
 from search.study.candidate import Candidate, Proposal
 from search.study.lineage import Lineage
 from tests.search.spaces import network
-from tests.search.study.test_study import make_study
+from tests.search.study.studies import make_study
 
 GRAPH, COST, LATTICE = network("digits")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.search.tasks.test_own import Sums
+from tests.search.tasks.sums import Sums
 
 
 def fault(model: nn.Module) -> int:

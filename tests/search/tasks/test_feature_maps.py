@@ -19,7 +19,7 @@ from search.config import Config, ModelConfig
 from search.config.recipe import RecipeConfig
 from search.data import Given
 from search.tasks.workload import Workload
-from tests.search.tasks.test_own import CONFIG, Sums
+from tests.search.tasks.sums import CONFIG, Sums
 
 NETWORKS = {"scenes-segmentation": "unet", "scenes-detection": "detector"}
 

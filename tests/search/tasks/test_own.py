@@ -15,49 +15,12 @@ from torch import nn
 import search
 from pruning.errors import UserError
 from search import arguments
-from search.config import Config, SearchConfig
 from search.config.recipe import RecipeConfig
 from search.data import Given
 from search.storage import REPAIRED, TUNED
-from search.study import Candidate
 from search.trial import base_model, trial
 from search.trial.states import Repaired
-
-
-class Sums:
-    """Predicts the mean of an image; batches are lists of dictionaries. Less is better."""
-
-    metric: Any = search.Metric("RMSE", "m", "min", chance=1.0)
-
-    def model(self) -> nn.Module:
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3)]
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1))
-
-    def example(self) -> Any:
-        return torch.zeros(2, 1, 8, 8)
-
-    def train(self, seed: int) -> Any:
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(4, 8, 1, 8, 8, generator=generator)
-        return [[{"image": image, "target": image.mean()} for image in batch] for batch in x]
-
-    def inputs(self) -> Any:
-        return list(torch.randn(4, 8, 1, 8, 8, generator=torch.Generator().manual_seed(9)))
-
-    def loss(self, model: nn.Module, batch: Any) -> Any:
-        found = model(torch.stack([each["image"] for each in batch])).squeeze(1)
-        return (found - torch.stack([each["target"] for each in batch])).square().mean()
-
-    def evaluate(self, model: nn.Module, split: str) -> Any:
-        x = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(len(split)))
-        return (model(x).squeeze(1) - x.mean((1, 2, 3))).square().mean().sqrt()
-
-
-QUIET = {"say": lambda line: None}
-CONFIG = Config(
-    task="user:Sums", search=SearchConfig(method="l2-global", seeds=False, divisor=1), trials=2
-)
+from tests.search.tasks.sums import CONFIG, QUIET, Sums, candidate
 
 
 def broken(**parts: Any) -> Sums:
@@ -123,21 +86,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> trial.TrialContext:
     return trial.TrialContext.open(config, replace(base, given=Given(task=Sums())))
 
 
-def candidate(work: trial.TrialContext) -> Candidate:
-    widths = tuple((work.problem.graph.widths // 2).tolist())
-    return Candidate(
-        trial_id="00001-a",
-        arch_hash="1" * 16,
-        kind="widths",
-        source="sampler",
-        method="l2-global",
-        widths=widths,
-        scalars={},
-        asked=0,
-        params={},
-    )
-
-
 def test_a_trial_of_it_is_a_row_with_the_tasks_score(work: trial.TrialContext) -> None:
     *_, last = trial.run(work, candidate(work))
     assert last["status"] == "complete" and 0 < last["score_val"] < 1
@@ -198,93 +146,3 @@ def test_the_record_and_the_box_of_a_metric_of_which_less_is_better(
 def test_people_are_told_in_the_metrics_unit(metric: Any, value: float, shown: str) -> None:
     assert metric.show(value) == shown
     assert search.Metric.from_json(metric.to_json()) == metric
-
-
-def test_psnr_of_a_network_that_doubles_images(tmp_path: Path) -> None:
-    """Super-resolution: pixel shuffle is cut in blocks, and the search's steps hold in dB."""
-
-    class Doubled(Sums):
-        metric = search.Metric("PSNR", "dB")
-
-        def model(self) -> nn.Module:
-            torch.manual_seed(0)
-            body = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)]
-            return nn.Sequential(
-                *body, nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1), nn.PixelShuffle(2)
-            )
-
-        def loss(self, model: nn.Module, batch: Any) -> Any:
-            small = torch.stack([each["image"] for each in batch])
-            large = nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear")
-            return (model(small) - large).abs().mean()
-
-        def evaluate(self, model: nn.Module, split: str) -> float:
-            x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(len(split)))
-            y = nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
-            return float(-10 * (model(x) - y).square().mean().log10())
-
-    config = replace(
-        CONFIG, out=str(tmp_path), finetune=RecipeConfig(epochs=2, lr=0.01, optimizer="adamw")
-    )
-    base = base_model.prepare(config, given=Given(task=Doubled()), **QUIET)
-    assert base.metric.name == "PSNR" and np.isfinite(base.val)
-    own = trial.TrialContext.open(config, replace(base, given=Given(task=Doubled())))
-    *_, last = trial.run(own, candidate(own))
-    assert last["status"] == "complete" and last["score_val"] > last["score_pruned"]
-
-
-class Blend(nn.Module):
-    """Two images, one by its name; the outputs under names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Conv2d(1, 16, 3), nn.Conv2d(1, 16, 3)
-        self.head = nn.Linear(16, 1)
-
-    def forward(self, x: torch.Tensor, *, second: torch.Tensor) -> dict[str, torch.Tensor]:
-        y = (self.one(x) + self.two(second)).relu()
-        return {"mean": self.head(y.mean((2, 3)))}
-
-
-class Two(Sums):
-    def model(self) -> nn.Module:
-        torch.manual_seed(0)
-        return Blend()
-
-    def example(self) -> Any:
-        return self.example_of(torch.zeros(2, 1, 8, 8))
-
-    def inputs(self) -> Any:
-        return [{"x": x, "second": x.flip(-1)} for x in super().inputs()]
-
-    def example_of(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"x": x, "second": x.flip(-1)}
-
-    def loss(self, model: nn.Module, batch: Any) -> Any:
-        return super().loss(lambda x: model(**self.example_of(x))["mean"], batch)  # type: ignore[arg-type]
-
-    def evaluate(self, model: nn.Module, split: str) -> Any:
-        return super().evaluate(lambda x: model(**self.example_of(x))["mean"], split)  # type: ignore[arg-type]
-
-
-def test_a_trials_file_of_a_network_of_two_inputs_is_read_and_exported(tmp_path: Path) -> None:
-    from pruning.models import checkpoint
-    from search.deploy.signature import signature
-
-    config = replace(
-        CONFIG, out=str(tmp_path), finetune=RecipeConfig(epochs=1, lr=0.01, optimizer="adamw")
-    )
-    base = base_model.prepare(config, given=Given(task=Two()), **QUIET)
-    own = trial.TrialContext.open(config, replace(base, given=Given(task=Two())))
-    *_, last = trial.run(own, candidate(own))
-    assert last["status"] == "complete", last["reason"]
-    again = checkpoint.load(last["checkpoint"], base=Blend())
-    how = signature(again, checkpoint.info(last["checkpoint"]))
-    assert [str(each) for each in how.inputs] == [
-        "x: float32 [batch, 1, 8, 8]",
-        "second: float32 [batch, 1, 8, 8]",
-    ]
-    assert how.form == {"mean": "mean"}
-    base_model.store(base, config.out)
-    stored = base_model.prepare(config, f"{tmp_path}/base.safetensors", Given(task=Two()), **QUIET)
-    assert stored.val == base.val
