@@ -197,7 +197,8 @@ def _views(chunk: pa.StructArray) -> Iterator[Encoded]:
     if offsets is None:
         return
     ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
-    whole = memoryview(data) if data is not None else memoryview(b"")
+    # Arrow calls its bytes signed, which JPEG decoders refuse
+    whole = memoryview(data).cast("B") if data is not None else memoryview(b"")
     for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         yield whole[start:stop]
 

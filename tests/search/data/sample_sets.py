@@ -33,9 +33,10 @@ def write_parquet(
     labels: Iterable[int],
     image: str = "img",
     label: str = "label",
+    form: str = "PNG",
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = [{"bytes": encoded(i), "path": None} for i in images]
+    values = [{"bytes": encoded(i, form), "path": None} for i in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = {image: pa.array(values, kind), label: pa.array(list(labels), pa.int64())}
     pq.write_table(pa.table(table), path)

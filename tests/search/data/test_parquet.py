@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pruning.data import ImageSet, StreamSet, storage
+from pruning.data import ImageSet, StreamSet, decoding, storage
 from pruning.errors import UserError
 from search.data.spec import DataConfig
 from search.data.splits import load
@@ -44,6 +44,20 @@ def test_a_streamed_set_holds_what_one_in_memory_holds(shards: DataConfig) -> No
         for (x, y), (x2, y2) in zip(a.batches(25), b.batches(25), strict=True):
             torch.testing.assert_close(x, x2)
             assert torch.equal(y, y2)
+
+
+def test_jpegs_are_decoded_by_the_fast_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("simplejpeg")
+    images = random_images(24, 60, 80)
+    for name in ("train", "test"):
+        write_parquet(tmp_path / f"{name}.parquet", images, np.arange(24) % 10, "image", form="JPEG")
+    config = DataConfig("parquet", str(tmp_path), "last:4", image_size=16, resident_gb=1e-9)
+    train = load(config).train
+    monkeypatch.setattr(decoding, "Image", None)  # Pillow's
+    for augment in ("none", "crop-flip"):
+        assert sum(len(y) for _, y in train.batches(8, augment=augment)) == len(train) == 20
 
 
 def test_a_shuffled_pass_reads_each_row_group_once(
