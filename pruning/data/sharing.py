@@ -24,7 +24,7 @@ except ImportError:  # Windows: every process decodes for itself
     fcntl = None  # type: ignore[assignment]
 
 PATIENCE_S = 60.0  # a block that another process decodes for longer is decoded here as well
-POLL_S, WAIT_S = 0.004, 0.016  # between looks at a block that is decoded, and that is yet to be
+POLL_S, WAIT_S = 0.004, 0.032  # between looks at a block that is decoded, and that is yet to be
 SWEEP = 32  # blocks written between two looks at the ring's size
 logger = logging.getLogger(__name__)
 

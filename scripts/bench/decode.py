@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Images a second and core: torchvision's ImageFolder and DataLoader beside this project's streams.
 
-    python scripts/bench/decode.py ROOT [--copies 4] [--rounds 3] [--decoders]
+    python scripts/bench/decode.py ROOT [--copies 16] [--rounds 3] [--decoders]
 
 ROOT: a folder of Parquet files with photographs (train-*.parquet, image.bytes). All sides take
 random resized crops of 224 pixels, mirrors and normalisation to float32 batches of 64, on the CPU.
@@ -41,7 +41,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--copies", type=int, default=4, help="of the training images")
+    parser.add_argument("--copies", type=int, default=16, help="of the training images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=4, help="at once, for the sharing")
     parser.add_argument("--decoders", action="store_true", help="time the decoders alone as well")
