@@ -52,7 +52,9 @@ def test_jpegs_are_decoded_by_the_fast_decoder(
     pytest.importorskip("simplejpeg")
     images = random_images(24, 60, 80)
     for name in ("train", "test"):
-        write_parquet(tmp_path / f"{name}.parquet", images, np.arange(24) % 10, "image", form="JPEG")
+        write_parquet(
+            tmp_path / f"{name}.parquet", images, np.arange(24) % 10, "image", form="JPEG"
+        )
     config = DataConfig("parquet", str(tmp_path), "last:4", image_size=16, resident_gb=1e-9)
     train = load(config).train
     monkeypatch.setattr(decoding, "Image", None)  # Pillow's
