@@ -5,6 +5,7 @@ from . import spec as spec
 from . import splits as splits
 from .given import Given as Given
 from .spec import KINDS as KINDS
+from .spec import OWN_FILES as OWN_FILES
 from .spec import USER as USER
 from .spec import DataConfig as DataConfig
 from .splits import Splits as Splits

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from pyarrow import fs
 
 from pruning.models import files
-from search.data.spec import DataConfig, kind
+from search.data.spec import OWN_FILES, DataConfig, kind
 
 LOOKED_AT = 512  # images, at most
 FAR = 32  # where each is fetched from an object store
@@ -26,7 +26,7 @@ def of(config: DataConfig) -> tuple[int, str]:
     All that is read are the headers of a few hundred training images.
     """
     usual = kind(config).size
-    if config.image_size is not None or config.name not in ("folder", "parquet"):
+    if config.image_size is not None or config.name not in OWN_FILES:
         return config.image_size or usual, ""
     look = _of_folder if config.name == "folder" else _of_parquet
     return choose(islice(look(str(config.root)), LOOKED_AT), usual)

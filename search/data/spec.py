@@ -91,6 +91,7 @@ KINDS = {
     "parquet": IMAGENET,
     "folder": IMAGENET,
 }
+OWN_FILES = ("parquet", "folder")  # names that say how the user's images lie, not which they are
 USER = "user"  # the name of images that a program handed in, see search.data.given
 
 

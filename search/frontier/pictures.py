@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.config import CLASSIFICATION, SEGMENTATION
+from search.data import OWN_FILES
 from search.storage import Row, axis_of, metric_of
 
 if TYPE_CHECKING:
@@ -78,8 +79,11 @@ def subject(record: Mapping[str, Any]) -> str:
     config = record.get("config", {})
     task = str(config.get("task", CLASSIFICATION))
     model = config.get("model", {}).get("name", "network")
-    data = config.get("data", {}).get("name", "data")
-    return f"{model} on {data}" if task in (CLASSIFICATION, SEGMENTATION) else task
+    data = config.get("data", {})
+    name = data.get("name", "data")
+    if name in OWN_FILES and data.get("root"):
+        name = str(data["root"]).split("?")[0].rstrip("/").rpartition("/")[2] or name
+    return f"{model} on {name}" if task in (CLASSIFICATION, SEGMENTATION) else task
 
 
 def png(figure: Figure) -> bytes:

@@ -18,7 +18,7 @@ from pruning.errors import UserError
 from pruning.models import files as uri
 from search.data.cache import TEST_NAMES
 from search.data.folders import SUFFIXES
-from search.data.spec import DataConfig, kind, rule
+from search.data.spec import OWN_FILES, DataConfig, kind, rule
 
 SIDE = 224  # pixels, where nobody says
 FOLDERS = ("images", "masks")
@@ -47,7 +47,7 @@ def load(config: DataConfig, seed: int = 0) -> dict[str, MaskSet]:
     shorter side is data.image_size, and centre-cropped.
     """
     kind(config)
-    if config.name not in ("folder", "parquet"):
+    if config.name not in OWN_FILES:
         raise UserError(
             f"data.name {config.name} has no masks; set folder (train/images and train/masks) or "
             "parquet, and data.root"
