@@ -10,7 +10,7 @@ from search.frontier.pictures import subject
 
 
 @pytest.mark.parametrize(
-    "config, expected",
+    ("config", "expected"),
     [
         ({"data": {"name": "cifar10", "root": "/data/hub"}}, "resnet20 on cifar10"),
         ({"data": {"name": "parquet", "root": "/data/birds/"}}, "resnet20 on birds"),
