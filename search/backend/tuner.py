@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 from rich.console import Console
 
@@ -65,7 +67,11 @@ def fit(
     part: of the run, in the name of its logs. A worker that dies is the searcher's to retry.
     """
     name = os.path.basename(config.out.rstrip("/")) or "tune"
-    with tempfile.TemporaryDirectory(prefix="slimfront-") as scratch, _own_interrupts():
+    with (
+        tempfile.TemporaryDirectory(prefix="slimfront-") as scratch,
+        _own_interrupts(),
+        _deaths_by_memory(),
+    ):
         Tuner(
             trainable,
             tune_config=TuneConfig(
@@ -140,3 +146,26 @@ def _own_interrupts() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _deaths_by_memory() -> Iterator[None]:
+    """Where a node is short of memory, Ray ends workers with an error of its own.
+
+    Tune knows errors of actors and of their code alone; any other ends the whole search with it
+    (Ray 2.60). Here it is the end of a worker like any other.
+    """
+    name = "_actor_task_failed"
+    original = getattr(RayActorManager, name)
+
+    def failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        known = isinstance(exception, RayActorError | RayTaskError)
+        if isinstance(exception, RayError) and not known:
+            exception = RayActorError(error_msg=str(exception))
+        original(self, tracked_actor_task=tracked_actor_task, exception=exception)
+
+    setattr(RayActorManager, name, failed)
+    try:
+        yield
+    finally:
+        setattr(RayActorManager, name, original)

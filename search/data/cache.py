@@ -14,9 +14,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -92,6 +94,29 @@ def cached(
     # copy-on-write: torch asks for writable memory, nobody writes
     pixels = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
     return pixels, np.load(folder / "labels.npy", allow_pickle=False)
+
+
+def remembered(
+    name: str, key: Any, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays of a few megabytes as `make` gave them to the first process that asked with this key.
+
+    A cache that cannot be read or written does no harm.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT, name, key]).encode()).hexdigest()[:20]
+    file = cache_folder() / "index" / f"{name}-{digest}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        pass
+    made = make()
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
+            np.savez(part, **made)  # type: ignore[arg-type]
+        Path(part.name).rename(file)
+    return made
 
 
 def _decode(

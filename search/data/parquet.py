@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from pruning.data import Encoded, patiently
 from pruning.errors import UserError
-from search.data.cache import TEST_NAMES, Source, cached
+from search.data.cache import TEST_NAMES, Source, cached, remembered
 from search.data.spec import DataConfig
 
 FOOTERS = 16  # files whose labels are read at a time
@@ -60,11 +60,37 @@ class Parquet:
         return Source(labels, classes, self.size, pixels)
 
     def stored(self, split: str) -> tuple[RowGroups, np.ndarray, list[str]]:
-        """The row groups of a split, labels int64 [N], and the classes' names if it has them."""
+        """The row groups of a split, labels int64 [N], and the classes' names if it has them.
+
+        What many files say of themselves is kept: each worker would ask them all again.
+        """
         files = self.require(split)
+        if len(files) > FOOTERS or not isinstance(self.store, fs.LocalFileSystem):
+            places = [[f.path, f.size, f.mtime_ns] for f in files]
+            key = [self.config.name, self.root, places]
+            found = remembered("parquet", key, lambda: self._index(files))
+        else:
+            found = self._index(files)
+        image, label, *names = found["names"].tolist()
+        storage = RowGroups(
+            self.store,
+            tuple(f.path for f in files),
+            image,
+            found["groups"],
+            found["rows"],
+            found["bytes"],
+            json.dumps([label, [[f.base_name, f.size, f.mtime_ns] for f in files]]),
+        )
+        return storage, found["labels"], names
+
+    def _index(self, files: list[fs.FileInfo]) -> dict[str, np.ndarray]:
+        """Labels int64 [N]; of each row group its file and number there, its images and bytes.
+
+        names: of the image column, of the label column, of the classes.
+        """
         image, label, names = columns(self._open(files[0]), files[0].path, self.config.name)
 
-        def index(file: fs.FileInfo) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        def look(file: fs.FileInfo) -> tuple[np.ndarray, list[tuple[int, int]]]:
             parquet = self._open(file)
             column = parquet.read([label]).column(label)
             if column.null_count or not pa.types.is_integer(column.type):
@@ -75,17 +101,16 @@ class Parquet:
             return column.to_numpy().astype(np.int64), [(g.num_rows, _bytes(g)) for g in groups]
 
         with ThreadPoolExecutor(FOOTERS) as pool:
-            found = list(pool.map(index, files))
-        storage = RowGroups(
-            self.store,
-            tuple(f.path for f in files),
-            image,
-            np.array([(f, g) for f, (_, gs) in enumerate(found) for g in range(len(gs))], np.int64),
-            np.array([rows for _, groups in found for rows, _ in groups], np.int64),
-            np.array([size for _, groups in found for _, size in groups], np.int64),
-            json.dumps([label, [[f.base_name, f.size, f.mtime_ns] for f in files]]),
-        )
-        return storage, np.concatenate([labels for labels, _ in found]), names
+            found = list(pool.map(look, files))
+        return {
+            "labels": np.concatenate([labels for labels, _ in found]),
+            "groups": np.array(
+                [(f, g) for f, (_, gs) in enumerate(found) for g in range(len(gs))], np.int64
+            ),
+            "rows": np.array([rows for _, groups in found for rows, _ in groups], np.int64),
+            "bytes": np.array([size for _, groups in found for _, size in groups], np.int64),
+            "names": np.array([image, label, *names]),
+        }
 
     def _split(self, name: str) -> list[fs.FileInfo]:
         pattern = re.compile(rf"{re.escape(name)}([-_.].*)?\.parquet")

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray.air.execution._internal import event_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from rich.console import Console
 
 from pruning.errors import UserError
@@ -130,8 +132,20 @@ def body(folder: Path, candidate: Candidate) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_what_dies_is_tried_again_and_ends_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["itself", "Ray, for want of memory"])
+def test_what_dies_is_tried_again_and_ends_once(
+    tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A lost worker costs its running trial some time; a trial that kills workers is given up."""
+
+    def get(future: Any) -> Any:
+        try:
+            return ray.get(future)
+        except RayActorError as error:
+            raise OutOfMemoryError("1 worker(s) were killed") from error
+
+    if by != "itself":  # what Ray's memory monitor makes of it
+        monkeypatch.setattr(event_manager, "ray", SimpleNamespace(get=get, wait=ray.wait))
     one = "--resources.max_concurrent=1"  # a worker takes long to start
     flags = [f"--trials={TRIALS}", f"--out={tmp_path}/run", "--base.epochs=0.05", one]
     loaded = configuration.load(flags)

@@ -13,6 +13,7 @@ import torch
 
 from pruning.data import ImageSet, StreamSet, decoding, storage
 from pruning.errors import UserError
+from search.data import parquet
 from search.data.spec import DataConfig
 from search.data.splits import load
 from tests.search.data.sample_sets import random_images, write_parquet
@@ -60,6 +61,32 @@ def test_jpegs_are_decoded_by_the_fast_decoder(
     monkeypatch.setattr(decoding, "Image", None)  # Pillow's
     for augment in ("none", "crop-flip"):
         assert sum(len(y) for _, y in train.batches(8, augment=augment)) == len(train) == 20
+
+
+def test_many_files_are_asked_once_for_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
+    root, images = tmp_path / "set", random_images(40, 20, 24)
+    for i in range(20):
+        write_parquet(root / f"train-{i:05}.parquet", images[2 * i : 2 * i + 2], [i % 10, 3], "img")
+    write_parquet(root / "test.parquet", images, np.arange(40) % 10, "img")
+    asked: list[str] = []
+    original = parquet.opened
+    monkeypatch.setattr(parquet, "opened", lambda s, p, *a: asked.append(p) or original(s, p, *a))
+    config = DataConfig("parquet", str(root), "last:2", image_size=16, resident_gb=1e-9)
+    first, count = load(config).train, len({p for p in asked if "train" in p})
+    asked.clear()
+    again = load(config).train
+    assert count == 20 and not [p for p in asked if "train" in p]
+    assert torch.equal(first.labels, again.labels)
+    for (x, y), (x2, y2) in zip(first.batches(16), again.batches(16), strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+    for file in (tmp_path / "cache" / "index").iterdir():
+        file.write_bytes(b"half of it")
+    assert torch.equal(load(config).train.labels, first.labels)
+    write_parquet(root / "train-00000.parquet", images[:2], [7, 7], "img")
+    assert load(config).train.labels[:2].tolist() == [7, 7]
 
 
 def test_a_shuffled_pass_reads_each_row_group_once(
