@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -108,14 +110,18 @@ def remembered(
     try:
         with np.load(file, allow_pickle=False) as found:
             return dict(found)
-    except (OSError, ValueError, EOFError, BadZipFile):
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
         pass
     made = make()
-    with suppress(OSError):
+    part = file.with_name(f".{uuid.uuid4().hex}")
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            np.savez(part, **made)  # type: ignore[arg-type]
-        Path(part.name).rename(file)
+        with part.open("wb") as sink:
+            np.savez_compressed(sink, **made)  # type: ignore[arg-type]
+        part.rename(file)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return made
 
 
