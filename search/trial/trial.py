@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pruning import UserError, methods, oneshot
-from pruning.data import Workspace
+from pruning.data import Workspace, trim_heap
 from pruning.methods import Problem, State
 from pruning.models import checkpoint, files
 from pruning.oneshot import Parent
@@ -110,7 +110,7 @@ def slim(
 
     What is cut: the base model, or what the trial `parent` has left (else FileNotFoundError).
     """
-    return oneshot.slim(
+    found = oneshot.slim(
         work.model,
         work.problem,
         methods.get(method),
@@ -122,6 +122,8 @@ def slim(
         scalars=scalars,
         parent=_parent(work, parent) if parent else None,
     )
+    trim_heap()  # a repair takes more than the training that follows
+    return found
 
 
 def kept(work: TrialContext, place: str) -> nn.Module:
