@@ -148,10 +148,9 @@ def faults(heap: str, **env: str) -> float:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_a_step_finds_the_memory_of_the_one_before() -> None:
-    plain, kept = faults("as it is"), faults("kept")
-    assert plain > 10_000, "PyTorch or glibc keeps it by itself: keep_heap brings nothing now"
-    assert kept < 0.05 * plain
-    assert faults("kept", MALLOC_TRIM_THRESHOLD_="131072") > 10_000, "the user's own limit"
+    plain, kept = faults("as it is"), faults("kept")  # 4,000 to 77,000; 0 to 700
+    assert kept < 2_000 < plain
+    assert faults("kept", MALLOC_TRIM_THRESHOLD_="131072") > 100_000, "the user's own limit"
 
 
 if __name__ == "__main__":
