@@ -31,14 +31,16 @@ def without(graph: ChannelGraph, keep: Keep) -> np.ndarray:
 @pytest.mark.parametrize(
     "name", [*sample_models.MODELS, "torchvision:resnext50_32x4d", "torchvision:shufflenet_v2_x1_0"]
 )
-def test_a_masked_network_is_the_cut_one_and_comes_back(name: str) -> None:
+@pytest.mark.parametrize("known", [0, 2], ids=["saved", "every second from elsewhere"])
+def test_a_masked_network_is_the_cut_one_and_comes_back(name: str, known: int) -> None:
     net, graph = sample_models.model(name), sample_models.graph(name)
     keep = sample_models.random_keep(graph, 11)
     before = {key: value.clone() for key, value in net.state_dict().items()}
+    origin = {key: before[key] for key in [*before][::known]} if known else None
     x = sample_models.images(name)
     with torch.no_grad():
         expected = cut(net, graph, keep)(x)
-        with masked(net, graph, without(graph, keep)):
+        with masked(net, graph, without(graph, keep), origin):
             got = net(x)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
